@@ -1,0 +1,418 @@
+//! The settled settings: zones, listeners, pools, routes, limits; valid by construction.
+//! Owns plain values only (names, addresses, durations, DER). Never reads a file, never knows serde, never holds an
+//! `Option` that means "not settled yet".
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The two transports that exist here (RFC 3261 18 says UDP too: docs/rfc.md lists the deviation).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    Tcp,
+    Tls,
+}
+
+impl Transport {
+    /// The name in configuration, metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+        }
+    }
+
+    /// The default port (RFC 3261 18.2.1).
+    pub const fn port(self) -> u16 {
+        match self {
+            Transport::Tcp => 5060,
+            Transport::Tls => 5061,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub fn of(address: IpAddr) -> Family {
+        match address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+}
+
+/// A set of transports; never empty in a zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transports {
+    pub tcp: bool,
+    pub tls: bool,
+}
+
+impl Transports {
+    pub const fn allows(self, transport: Transport) -> bool {
+        match transport {
+            Transport::Tcp => self.tcp,
+            Transport::Tls => self.tls,
+        }
+    }
+}
+
+/// Host and port as they stand in Via, Record-Route and Path: a name, an IPv4 or a bracketed IPv6 address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Advertised {
+    /// Host as written in a URI, lower case, IPv6 in brackets.
+    pub host: Box<str>,
+    pub port: u16,
+}
+
+/// Source prefix: address and length in bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    pub address: IpAddr,
+    pub bits: u8,
+}
+
+impl Prefix {
+    /// Whether `address` lies inside; an IPv4-mapped IPv6 address counts as IPv4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(host)) => {
+                let shift = 32 - u32::from(self.bits.min(32));
+                shift == 32 || u32::from(net) >> shift == u32::from(host) >> shift
+            }
+            (IpAddr::V6(net), IpAddr::V6(host)) => {
+                let shift = 128 - u32::from(self.bits.min(128));
+                shift == 128 || u128::from(net) >> shift == u128::from(host) >> shift
+            }
+            _ => false,
+        }
+    }
+}
+
+/// When a REGISTER from a zone gets our Path (RFC 3327; contract: `path`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathPolicy {
+    Always,
+    Supported,
+    Off,
+}
+
+/// How our TLS-side URIs are written (contract: `tls_uri`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsUri {
+    Sips,
+    Transport,
+}
+
+/// Whether a TLS client must show a certificate (contract: `client_certificate`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificate {
+    None,
+    Optional,
+    Report,
+    Required,
+}
+
+/// A certificate chain and its key, DER, leaf first.
+#[derive(Clone, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// Names to choose it by (SNI); empty: the default identity.
+    pub names: Vec<Box<str>>,
+    pub chain: Vec<Vec<u8>>,
+    /// PKCS#8, PKCS#1 or SEC1 key, DER.
+    pub key: Arc<zeroize::Zeroizing<Vec<u8>>>,
+    pub key_kind: KeyKind,
+    /// OCSP response to staple, DER; empty: none.
+    pub ocsp: Vec<u8>,
+    /// Where it was read from, for messages.
+    pub chain_path: PathBuf,
+}
+
+impl std::fmt::Debug for IdentityFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IdentityFiles")
+            .field("names", &self.names)
+            .field("chain_path", &self.chain_path)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    Pkcs8,
+    Pkcs1,
+    Sec1,
+}
+
+/// A side of the network with one policy.
+#[derive(Clone, Debug)]
+pub struct Zone {
+    pub name: Box<str>,
+    pub transports: Transports,
+    /// Where we can be reached from this zone, for each transport and family: what stands in Via, Record-Route and
+    /// Path towards it. Settled by the rules of contract `advertise`.
+    pub advertised: ZoneAdvertised,
+    pub client_certificate: ClientCertificate,
+    /// CA certificates for clients, DER.
+    pub client_ca: Vec<Vec<u8>>,
+    pub client_names: Vec<Box<str>>,
+    /// CA certificates for peers that we dial in this zone, DER; empty: none is trusted, TLS cannot be dialled.
+    pub server_ca: Vec<Vec<u8>>,
+    /// What we show to peers that we dial.
+    pub certificate: Option<IdentityFiles>,
+    pub allow_from: Vec<Prefix>,
+    pub path: PathPolicy,
+    pub tls_uri: TlsUri,
+    pub trusted: bool,
+    /// Header names removed from requests of an untrusted zone, lower case, long form.
+    pub strip_headers: Vec<Box<str>>,
+}
+
+/// Indexed by transport and family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZoneAdvertised {
+    pub tcp_v4: Option<Advertised>,
+    pub tcp_v6: Option<Advertised>,
+    pub tls_v4: Option<Advertised>,
+    pub tls_v6: Option<Advertised>,
+}
+
+impl ZoneAdvertised {
+    pub fn of(&self, transport: Transport, family: Family) -> Option<&Advertised> {
+        match (transport, family) {
+            (Transport::Tcp, Family::V4) => self.tcp_v4.as_ref(),
+            (Transport::Tcp, Family::V6) => self.tcp_v6.as_ref(),
+            (Transport::Tls, Family::V4) => self.tls_v4.as_ref(),
+            (Transport::Tls, Family::V6) => self.tls_v6.as_ref(),
+        }
+    }
+}
+
+/// One bound address. A `[[listener]]` with several `bind` values is several of these.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub name: Box<str>,
+    /// Index into `Snapshot::zones`.
+    pub zone: u16,
+    pub transport: Transport,
+    pub bind: SocketAddr,
+    pub advertised: Advertised,
+    /// Certificates of a TLS listener, default identity first; empty: the generated one of the embedded default.
+    pub identities: Vec<IdentityFiles>,
+}
+
+/// What the hash that chooses a backend runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Affinity {
+    CallId,
+    From,
+    To,
+    Source,
+    None,
+}
+
+#[derive(Clone, Debug)]
+pub struct Pool {
+    pub name: Box<str>,
+    /// Index into `Snapshot::zones`: how we speak to it.
+    pub zone: u16,
+    pub affinity: Affinity,
+    /// Connections for each backend and worker.
+    pub lanes: u8,
+    pub connect_timeout: Duration,
+    pub response_timeout: Duration,
+    pub shared_dialogs: bool,
+    pub allow_wildcard: bool,
+    pub backends: Vec<Backend>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Backend {
+    pub name: Box<str>,
+    pub transport: Transport,
+    pub address: SocketAddr,
+    /// The name its certificate must carry (RFC 5922 7.3), and SNI.
+    pub server_name: Box<str>,
+    pub weight: u16,
+    pub priority: u16,
+}
+
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Index into `Snapshot::zones`.
+    pub from_zone: u16,
+    /// Upper case; empty: all.
+    pub methods: Vec<Box<str>>,
+    /// Request-URI hosts, lower case, as written in a URI; empty: any.
+    pub hosts: Vec<Box<str>>,
+    /// Index into `Snapshot::pools`.
+    pub pool: u16,
+}
+
+/// TLS of all listeners and of what we dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub tls12: bool,
+    pub tls13: bool,
+    /// In order of preference; never empty.
+    pub groups: Vec<Group>,
+    pub require_alpn: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Group {
+    X25519MlKem768,
+    X25519,
+    P256,
+    P384,
+}
+
+/// Events in a time: `count` for each `per`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub count: u32,
+    pub per: Duration,
+}
+
+/// Bounds that an operator may set (contract `[limits]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Accepted connections of one worker.
+    pub connections_per_core: u32,
+    pub connections_per_prefix: u32,
+    pub requests_per_prefix: Rate,
+    pub handshake_deadline: Duration,
+    pub handshakes_per_core: u32,
+    pub handshakes_per_prefix: u32,
+    /// Share of one core's time for handshakes, in per mille.
+    pub handshake_share: u16,
+    pub handshake_rate_per_prefix: Rate,
+    pub requests_per_connection: Rate,
+    /// `None`: off.
+    pub requests_per_aor: Option<Rate>,
+    /// `None`: off.
+    pub failures_per_prefix: Option<u32>,
+    /// Bytes per second that a message under way must bring.
+    pub minimum_rate: u32,
+    pub message_deadline: Duration,
+    pub idle_timeout: Duration,
+    pub registered_idle_timeout: Duration,
+    /// `None`: off.
+    pub keepalive: Option<Duration>,
+    pub start_line: u32,
+    pub uri: u32,
+    pub header_line: u32,
+    pub head: u32,
+    pub headers: u32,
+    pub vias: u32,
+    pub routes: u32,
+    pub contacts: u32,
+    pub parameters: u32,
+    pub body: u32,
+    pub outbox: u32,
+}
+
+impl Default for Limits {
+    /// The values of contract.md.
+    fn default() -> Self {
+        let second = Duration::from_secs(1);
+        Limits {
+            connections_per_core: 100_000,
+            connections_per_prefix: 256,
+            requests_per_prefix: Rate { count: 200, per: second },
+            handshake_deadline: Duration::from_secs(5),
+            handshakes_per_core: 4096,
+            handshakes_per_prefix: 64,
+            handshake_share: 500,
+            handshake_rate_per_prefix: Rate { count: 2000, per: second },
+            requests_per_connection: Rate { count: 20_000, per: second },
+            requests_per_aor: None,
+            failures_per_prefix: None,
+            minimum_rate: 512,
+            message_deadline: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(120),
+            registered_idle_timeout: Duration::from_secs(70 * 60),
+            keepalive: None,
+            start_line: 2 * 1024,
+            uri: 1024,
+            header_line: 4 * 1024,
+            head: 16 * 1024,
+            headers: 128,
+            vias: 32,
+            routes: 16,
+            contacts: 10,
+            parameters: 32,
+            body: 64 * 1024,
+            outbox: 256 * 1024,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    pub deadline: Duration,
+    pub pace: Duration,
+}
+
+/// What the cores need of the configuration.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub node: Box<str>,
+    pub zones: Vec<Zone>,
+    pub listeners: Vec<Listener>,
+    pub pools: Vec<Pool>,
+    pub routes: Vec<Route>,
+    pub tls: Tls,
+    pub limits: Limits,
+    pub drain: Drain,
+    /// Status when the only transport asked for is UDP (contract `[policy] udp_answer`).
+    pub udp_answer: u16,
+    /// Counted up by each reload.
+    pub generation: u64,
+}
+
+/// What only the control plane needs.
+#[derive(Clone, Debug)]
+pub struct ControlSettings {
+    pub state_dir: PathBuf,
+    /// Core ids of the workers; never empty.
+    pub cores: Vec<usize>,
+    pub housekeeping_core: Option<usize>,
+    pub secret_file: PathBuf,
+    pub admin: AdminListen,
+    pub metrics_listen: Option<SocketAddr>,
+    pub latency_log: Option<PathBuf>,
+    pub latency_interval: Duration,
+    pub log: LogSettings,
+    /// Whether the embedded backend runs beside the proxy (only in the embedded default).
+    pub embedded_backend: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminListen {
+    Unix(PathBuf),
+    Tcp { address: SocketAddr, token_file: PathBuf },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    pub level: LogLevel,
+    pub json: bool,
+    /// `None`: stderr.
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}

@@ -1,0 +1,1 @@
+//! Host facts, doctor and tune over the catalogue in `tuning/`.

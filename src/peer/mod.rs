@@ -1,0 +1,2 @@
+//! The other Machines: scripted user agents, the embedded registrar, the crowd that makes load.
+#![forbid(unsafe_code)]

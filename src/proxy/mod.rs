@@ -1,0 +1,2 @@
+//! The SIP proxy core: a Machine. Never does I/O.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! Counting: plain words and histograms, one set for each worker, merged by the control plane.

@@ -1,0 +1,2 @@
+//! One TLS connection over the caller's bytes.
+#![forbid(unsafe_code)]
