@@ -26,7 +26,13 @@ impl<T> Slab<T> {
         let total = accepted.checked_add(own).expect("slots fit in 32 bits");
         let mut entries = Vec::with_capacity(total as usize);
         entries.resize_with(total as usize, || Entry { generation: 0, value: None });
-        Slab { entries, accepted, own_free: (accepted..total).rev().collect(), live_accepted: 0, live_own: 0 }
+        Slab {
+            entries,
+            accepted,
+            own_free: (accepted..total).rev().collect(),
+            live_accepted: 0,
+            live_own: 0,
+        }
     }
 
     /// Begins a life in the slot that the ring gave. `None` when the slot is out of range or still taken.
