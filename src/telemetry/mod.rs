@@ -1,1 +1,2 @@
 //! Counting: plain words and histograms, one set for each worker, merged by the control plane.
+pub mod counter;

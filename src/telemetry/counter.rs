@@ -1,0 +1,337 @@
+//! Plain counters, one set for each worker, handed out whole and merged by the control plane.
+//! Owns its words. Never an atomic, never a label that comes from a peer.
+//! Invariant: two sets made for the same configuration have the same shape and can be merged.
+
+use std::collections::BTreeMap;
+
+/// Builds a closed enum with the name of each variant in metrics and logs.
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+
+            /// The name in metrics and logs.
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+names! {
+    /// Why a message was not taken further. `ringfront_refused_total{reason}`.
+    Refused {
+        /// The stream cannot be cut into messages; answered 400 where a head is there, then closed.
+        Unframeable = "unframeable",
+        /// The head is complete but not SIP that may be forwarded (400, 501, 505).
+        Malformed = "malformed",
+        TooLarge = "too_large",
+        UnknownScheme = "unknown_scheme",
+        MaxForwards = "max_forwards",
+        ProxyRequire = "proxy_require",
+        Loop = "loop",
+        NoRoute = "no_route",
+        NoBackend = "no_backend",
+        /// The backend that a dialog belongs to is not there.
+        BackendGone = "backend_gone",
+        LinkFull = "link_full",
+        FlowGone = "flow_gone",
+        TokenForged = "token_forged",
+        TokenForeign = "token_foreign",
+        TransportPolicy = "transport_policy",
+        RatePrefix = "rate_prefix",
+        RateConnection = "rate_connection",
+        RateAor = "rate_aor",
+        Banned = "banned",
+        Overload = "overload",
+        Draining = "draining",
+        MailboxFull = "mailbox_full",
+        /// An ACK that had nowhere to go; nothing may answer it (RFC 3261 17).
+        AckDropped = "ack_dropped",
+        ResponseMalformed = "response_malformed",
+        /// The top Via is not ours (RFC 3261 16.7 step 3).
+        ResponseNotOurs = "response_not_ours",
+        /// The branch is ours in form, but not for this peer, call and life.
+        ResponseForged = "response_forged",
+        /// The connection that asked is gone.
+        ResponseFlowGone = "response_flow_gone",
+        /// 100 is consumed (RFC 3261 16.7 step 5).
+        ResponseTrying = "response_trying",
+        /// No Via below ours: the response was meant for us.
+        ResponseEndsHere = "response_ends_here",
+        /// More bytes wait for a peer than its outbox may hold.
+        OutboxFull = "outbox_full",
+    }
+}
+
+names! {
+    /// Why a connection was refused or closed by us, or was lost. `ringfront_connections_closed_total{zone,cause}`.
+    Closed {
+        PeerFinished = "peer_finished",
+        Reset = "reset",
+        SendFailed = "send_failed",
+        ConnectFailed = "connect_failed",
+        ConnectTimeout = "connect_timeout",
+        Unframeable = "unframeable",
+        TooLarge = "too_large",
+        /// A TLS record came to a plain TCP listener.
+        TlsOnTcp = "tls_on_tcp",
+        /// Plain text came to a TLS listener.
+        PlainOnTls = "plain_on_tls",
+        HandshakeFailed = "handshake_failed",
+        HandshakeDeadline = "handshake_deadline",
+        RecordBad = "record_bad",
+        MessageDeadline = "message_deadline",
+        MinimumRate = "minimum_rate",
+        Idle = "idle",
+        /// The peer does not read: more waits for it than its outbox may hold.
+        OutboxFull = "outbox_full",
+        /// The peer does not read: nothing went out for too long.
+        SendStalled = "send_stalled",
+        KeepaliveFlood = "keepalive_flood",
+        SlotFull = "slot_full",
+        PrefixFull = "prefix_full",
+        HandshakesFull = "handshakes_full",
+        SourceNotAllowed = "source_not_allowed",
+        Draining = "draining",
+        /// The zone's transport policy does not have this transport (after a reload).
+        TransportPolicy = "transport_policy",
+        ConfigurationChanged = "configuration_changed",
+    }
+}
+
+names! {
+    /// Where a transport that we do not speak, or that the zone does not allow, was asked for.
+    /// `ringfront_transport_refused_total{where}`.
+    TransportRefused {
+        RequestUri = "request_uri",
+        Route = "route",
+        Path = "path",
+        Dns = "dns",
+        /// A plain-text client at a listener of a TLS-only zone.
+        Listener = "listener",
+        /// `sips` asked for, but the next hop is not TLS (RFC 5630).
+        Sips = "sips",
+    }
+}
+
+names! {
+    /// What became of a request sent to a backend. `ringfront_backend_requests_total{pool,backend,outcome}`.
+    Outcome {
+        Sent = "sent",
+        Answered = "answered",
+        Refused = "refused",
+    }
+}
+
+/// Methods counted apart; the last one is "other". The names are the proxy's (`proxy::METHOD_NAMES`).
+pub const METHODS: usize = 16;
+
+#[derive(Clone, Debug)]
+pub struct ZoneCounters {
+    /// By transport: TCP, TLS.
+    pub connections: [u64; 2],
+    pub closed: Vec<u64>,
+    pub requests: [u64; METHODS],
+    pub responses: u64,
+    pub requests_forwarded: u64,
+    pub responses_forwarded: u64,
+    /// CRLF pings answered.
+    pub pings: u64,
+}
+
+impl ZoneCounters {
+    fn new() -> Self {
+        ZoneCounters {
+            connections: [0; 2],
+            closed: vec![0; Closed::ALL.len()],
+            requests: [0; METHODS],
+            responses: 0,
+            requests_forwarded: 0,
+            responses_forwarded: 0,
+            pings: 0,
+        }
+    }
+
+    fn merge(&mut self, other: &ZoneCounters) {
+        add(&mut self.connections, &other.connections);
+        add(&mut self.closed, &other.closed);
+        add(&mut self.requests, &other.requests);
+        self.responses += other.responses;
+        self.requests_forwarded += other.requests_forwarded;
+        self.responses_forwarded += other.responses_forwarded;
+        self.pings += other.pings;
+    }
+
+    fn reset(&mut self) {
+        self.connections.fill(0);
+        self.closed.fill(0);
+        self.requests.fill(0);
+        self.responses = 0;
+        self.requests_forwarded = 0;
+        self.responses_forwarded = 0;
+        self.pings = 0;
+    }
+}
+
+/// What is known of a TLS handshake when it ended; all names from closed sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HandshakeLabel {
+    pub zone: u16,
+    pub version: &'static str,
+    pub group: &'static str,
+    pub resumed: bool,
+    /// `ok`, or the reason of the failure.
+    pub result: &'static str,
+}
+
+#[derive(Clone, Debug)]
+pub struct Counters {
+    pub zones: Vec<ZoneCounters>,
+    /// For each backend in order of the pools: by outcome.
+    pub backends: Vec<[u64; Outcome::ALL.len()]>,
+    refused: Vec<u64>,
+    transport_refused: Vec<u64>,
+    /// Our own responses, by status code less 100.
+    responses_sent: Vec<u64>,
+    /// Not per message: a handshake costs a thousand times what the map does.
+    pub handshakes: BTreeMap<HandshakeLabel, u64>,
+    /// Requests and responses that went to a connection of another worker.
+    pub crossings: u64,
+    /// Messages that came in pieces and were joined in a carry buffer (the slow way).
+    pub joined: u64,
+    /// Carry buffers and chunks ever allocated: flat after warm-up.
+    pub buffers_allocated: u64,
+}
+
+impl Counters {
+    pub fn new(zones: usize, backends: usize) -> Self {
+        Counters {
+            zones: (0..zones).map(|_| ZoneCounters::new()).collect(),
+            backends: vec![[0; Outcome::ALL.len()]; backends],
+            refused: vec![0; Refused::ALL.len()],
+            transport_refused: vec![0; TransportRefused::ALL.len()],
+            responses_sent: vec![0; 600],
+            handshakes: BTreeMap::new(),
+            crossings: 0,
+            joined: 0,
+            buffers_allocated: 0,
+        }
+    }
+
+    pub fn refuse(&mut self, reason: Refused) {
+        self.refused[reason as usize] += 1;
+    }
+
+    pub fn refused(&self, reason: Refused) -> u64 {
+        self.refused[reason as usize]
+    }
+
+    pub fn refuse_transport(&mut self, place: TransportRefused) {
+        self.transport_refused[place as usize] += 1;
+    }
+
+    pub fn transport_refused(&self, place: TransportRefused) -> u64 {
+        self.transport_refused[place as usize]
+    }
+
+    pub fn close(&mut self, zone: u16, cause: Closed) {
+        self.zones[usize::from(zone)].closed[cause as usize] += 1;
+    }
+
+    pub fn closed(&self, zone: u16, cause: Closed) -> u64 {
+        self.zones[usize::from(zone)].closed[cause as usize]
+    }
+
+    /// One of our own responses; `status` is 100 to 699.
+    pub fn answer(&mut self, status: u16) {
+        self.responses_sent[usize::from(status) - 100] += 1;
+    }
+
+    /// Own responses as (status, count), those that occurred.
+    pub fn answers(&self) -> impl Iterator<Item = (u16, u64)> {
+        self.responses_sent
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count > 0)
+            .map(|(index, count)| (index as u16 + 100, *count))
+    }
+
+    /// Adds another worker's counts, or those of a later interval. A shape that has grown by a reload grows this one.
+    pub fn merge(&mut self, other: &Counters) {
+        while self.zones.len() < other.zones.len() {
+            self.zones.push(ZoneCounters::new());
+        }
+        if self.backends.len() < other.backends.len() {
+            self.backends.resize(other.backends.len(), [0; Outcome::ALL.len()]);
+        }
+        for (mine, theirs) in self.zones.iter_mut().zip(&other.zones) {
+            mine.merge(theirs);
+        }
+        for (mine, theirs) in self.backends.iter_mut().zip(&other.backends) {
+            add(mine, theirs);
+        }
+        add(&mut self.refused, &other.refused);
+        add(&mut self.transport_refused, &other.transport_refused);
+        add(&mut self.responses_sent, &other.responses_sent);
+        for (label, count) in &other.handshakes {
+            *self.handshakes.entry(*label).or_default() += count;
+        }
+        self.crossings += other.crossings;
+        self.joined += other.joined;
+        self.buffers_allocated += other.buffers_allocated;
+    }
+
+    /// Back to zero, allocations kept, so that the set can be lent to a worker again.
+    pub fn reset(&mut self) {
+        self.zones.iter_mut().for_each(ZoneCounters::reset);
+        self.backends.iter_mut().for_each(|outcomes| outcomes.fill(0));
+        self.refused.fill(0);
+        self.transport_refused.fill(0);
+        self.responses_sent.fill(0);
+        self.handshakes.clear();
+        self.crossings = 0;
+        self.joined = 0;
+        self.buffers_allocated = 0;
+    }
+}
+
+fn add(mine: &mut [u64], theirs: &[u64]) {
+    for (mine, theirs) in mine.iter_mut().zip(theirs) {
+        *mine += theirs;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_counts_are_sums_and_reset_keeps_the_shape() {
+        let mut one = Counters::new(1, 1);
+        let mut two = Counters::new(2, 1);
+        one.refuse(Refused::Loop);
+        two.refuse(Refused::Loop);
+        two.close(1, Closed::Idle);
+        two.answer(503);
+        one.merge(&two);
+        assert_eq!(one.refused(Refused::Loop), 2);
+        assert_eq!(one.closed(1, Closed::Idle), 1);
+        assert_eq!(one.answers().collect::<Vec<_>>(), [(503, 1)]);
+        one.reset();
+        assert_eq!(one.zones.len(), 2);
+        assert_eq!(one.answers().count(), 0);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = Refused::ALL.iter().map(|reason| reason.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Refused::ALL.len());
+    }
+}
