@@ -1,2 +1,4 @@
 //! Counting: plain words and histograms, one set for each worker, merged by the control plane.
 pub mod counter;
+
+pub mod latency;
