@@ -1,4 +1,5 @@
 //! Counting: plain words and histograms, one set for each worker, merged by the control plane.
-pub mod counter;
 
+pub mod counter;
 pub mod latency;
+pub mod percentiles;
