@@ -1,2 +1,5 @@
 //! The other Machines: scripted user agents, the embedded registrar, the crowd that makes load.
 #![forbid(unsafe_code)]
+
+pub mod expect;
+pub mod tally;
