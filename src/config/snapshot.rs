@@ -69,6 +69,9 @@ pub struct Advertised {
     /// Host as written in a URI, lower case, IPv6 in brackets.
     pub host: Box<str>,
     pub port: u16,
+    /// What answers there. It differs from the transport that is spoken towards the zone only when the zone has no
+    /// listener of its own and another zone's stands in for it (contract `advertise`).
+    pub transport: Transport,
 }
 
 /// Source prefix: address and length in bits.
@@ -278,6 +281,11 @@ pub enum Group {
 pub struct Rate {
     pub count: u32,
     pub per: Duration,
+}
+
+impl Rate {
+    /// What `"off"` is settled to where the contract allows it: no source reaches it.
+    pub const UNLIMITED: Rate = Rate { count: u32::MAX, per: Duration::from_secs(1) };
 }
 
 /// Bounds that an operator may set (contract `[limits]`).
