@@ -1,0 +1,410 @@
+//! Edits over one message: an ordered list of deletions and insertions, and the slices that result, in order. Never
+//! changes the message's bytes, never copies one of them. Generated texts stand in a scratch array of the patch.
+//!
+//! Meaning, whatever the order of adding: a byte of the message is kept if no deletion covers it; an inserted text
+//! stands at its place, also when the bytes around it are deleted; texts at one place stand in the order of adding.
+//! Invariant: edits are sorted by place; every place lies inside the message.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use super::message::{Header, Message};
+use super::name::Name;
+use super::text::{Parameter, Range32};
+use super::via::{Rport, Via};
+use crate::base::limits::EDIT_BYTES_MAX;
+
+/// Edits kept without allocating: what a forwarded request needs, twice.
+const INLINE_EDITS: usize = 24;
+
+#[derive(Clone, Copy, Debug)]
+enum Text {
+    /// Of the scratch array.
+    Scratch(Range32),
+    /// Of the message.
+    Message(Range32),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Edit {
+    at: u32,
+    /// The bytes `at..until` are deleted.
+    until: u32,
+    text: Text,
+}
+
+/// Edits over `message`.
+#[derive(Debug)]
+pub struct Patch<'a> {
+    message: &'a Message<'a>,
+    edits: SmallVec<[Edit; INLINE_EDITS]>,
+    scratch: SmallVec<[u8; EDIT_BYTES_MAX as usize]>,
+}
+
+/// Where a generated text is written.
+#[derive(Debug)]
+pub struct Writer<'p> {
+    scratch: &'p mut SmallVec<[u8; EDIT_BYTES_MAX as usize]>,
+}
+
+impl Writer<'_> {
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.scratch.extend_from_slice(bytes);
+    }
+
+    /// A number in decimal digits.
+    pub fn decimal(&mut self, number: u64) {
+        let mut digits = [0u8; 20];
+        let mut at = digits.len();
+        let mut rest = number;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        self.push(&digits[at..]);
+    }
+}
+
+impl fmt::Write for Writer<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push(text.as_bytes());
+        Ok(())
+    }
+}
+
+impl<'a> Patch<'a> {
+    pub fn new(message: &'a Message<'a>) -> Self {
+        Patch { message, edits: SmallVec::new(), scratch: SmallVec::new() }
+    }
+
+    pub fn message(&self) -> &'a Message<'a> {
+        self.message
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.edits.is_empty()
+    }
+
+    pub fn delete(&mut self, range: Range32) {
+        self.add(range, Text::Message(Range32::at(range.start)));
+    }
+
+    pub fn insert(&mut self, at: u32, text: &[u8]) {
+        self.replace(Range32::at(at), text);
+    }
+
+    pub fn insert_with(&mut self, at: u32, write: impl FnOnce(&mut Writer<'_>)) {
+        self.replace_with(Range32::at(at), write);
+    }
+
+    pub fn replace(&mut self, range: Range32, text: &[u8]) {
+        self.replace_with(range, |writer| writer.push(text));
+    }
+
+    /// Replaces `range` by what `write` writes.
+    pub fn replace_with(&mut self, range: Range32, write: impl FnOnce(&mut Writer<'_>)) {
+        let start = self.scratch.len() as u32;
+        write(&mut Writer { scratch: &mut self.scratch });
+        let end = self.scratch.len() as u32;
+        self.add(range, Text::Scratch(Range32::new(start, end)));
+    }
+
+    /// Inserts a part of the message itself at `at`; nothing is copied.
+    pub fn insert_own(&mut self, at: u32, part: Range32) {
+        self.replace_own(Range32::at(at), part);
+    }
+
+    /// Replaces `range` by another part of the message; nothing is copied.
+    pub fn replace_own(&mut self, range: Range32, part: Range32) {
+        assert!(part.start <= part.end && part.end as usize <= self.message.len());
+        self.add(range, Text::Message(part));
+    }
+
+    fn add(&mut self, range: Range32, text: Text) {
+        assert!(range.start <= range.end && range.end as usize <= self.message.len());
+        let edit = Edit { at: range.start, until: range.end, text };
+        let behind = self.edits.iter().rev().take_while(|other| other.at > edit.at).count();
+        self.edits.insert(self.edits.len() - behind, edit);
+    }
+
+    /// The edited message, slice by slice; no slice is empty.
+    pub fn pieces(&self) -> Pieces<'_> {
+        Pieces {
+            bytes: self.message.bytes(),
+            scratch: &self.scratch,
+            edits: &self.edits,
+            at: 0,
+            text: None,
+        }
+    }
+
+    /// Bytes of the edited message.
+    pub fn len(&self) -> usize {
+        self.pieces().map(<[u8]>::len).sum()
+    }
+
+    pub fn write_into(&self, sink: &mut impl FnMut(&[u8])) {
+        self.pieces().for_each(sink);
+    }
+}
+
+/// Slices of an edited message in order.
+#[derive(Clone, Debug)]
+pub struct Pieces<'p> {
+    bytes: &'p [u8],
+    scratch: &'p [u8],
+    edits: &'p [Edit],
+    /// Bytes of the message before this are done.
+    at: u32,
+    text: Option<&'p [u8]>,
+}
+
+impl<'p> Iterator for Pieces<'p> {
+    type Item = &'p [u8];
+
+    fn next(&mut self) -> Option<&'p [u8]> {
+        loop {
+            if let Some(text) = self.text.take()
+                && !text.is_empty()
+            {
+                return Some(text);
+            }
+            let Some((edit, rest)) = self.edits.split_first() else {
+                let kept = &self.bytes[self.at as usize..];
+                self.at = self.bytes.len() as u32;
+                return if kept.is_empty() { None } else { Some(kept) };
+            };
+            let kept = Range32::new(self.at, edit.at.max(self.at));
+            self.text = Some(match edit.text {
+                Text::Scratch(range) => range.of(self.scratch),
+                Text::Message(range) => range.of(self.bytes),
+            });
+            self.at = kept.end.max(edit.until);
+            self.edits = rest;
+            if !kept.is_empty() {
+                return Some(kept.of(self.bytes));
+            }
+        }
+    }
+}
+
+/// The edits that a proxy makes (RFC 3261 16.6, 16.7).
+impl Patch<'_> {
+    /// A new topmost Via with this value.
+    pub fn push_via(&mut self, value: &[u8]) {
+        self.push_via_with(|writer| writer.push(value));
+    }
+
+    pub fn push_via_with(&mut self, write: impl FnOnce(&mut Writer<'_>)) {
+        let at = self.message.first(Name::Via).map_or(self.first_header(), |via| via.line.start);
+        self.insert_line(at, Name::Via, write);
+    }
+
+    /// Takes the topmost Via value away: its line, if it stands alone, else the value and its comma.
+    pub fn pop_top_via(&mut self) {
+        self.remove_values(Name::Via, 1);
+    }
+
+    /// What is owed to the sender on its topmost Via (RFC 3261 18.2.1, RFC 3581 4): `received` when sent-by is not the
+    /// source address or the port is asked for, `rport` when it is asked for. A `received` that came with the request
+    /// is replaced: nobody but us knows the source. IPv6 stands without brackets (RFC 5118 4.5).
+    pub fn set_received_rport(&mut self, via: &Via<'_>, ip: IpAddr, port: u16) {
+        stamp(via, ip, port, |range, text| self.replace_with(range, |writer| text.write(writer)));
+    }
+
+    /// Sets Max-Forwards, or adds it.
+    pub fn set_max_forwards(&mut self, hops: u32) {
+        self.set_number(Name::MaxForwards, hops);
+    }
+
+    /// Sets Max-Breadth, or adds it; exactly one remains (RFC 5393 5.3).
+    pub fn set_max_breadth(&mut self, breadth: u32) {
+        self.set_number(Name::MaxBreadth, breadth);
+    }
+
+    fn set_number(&mut self, name: Name, number: u32) {
+        let Some(first) = self.message.first(name).copied() else {
+            return self
+                .insert_line(self.after_vias(), name, |writer| writer.decimal(number.into()));
+        };
+        self.replace_with(first.value, |writer| writer.decimal(number.into()));
+        for (_, header) in self.message.rows(name).skip(1) {
+            self.delete(header.line);
+        }
+    }
+
+    /// Takes the first `count` values of a list header away, whole lines where nothing remains of them.
+    pub fn remove_values(&mut self, name: Name, count: usize) {
+        let message = self.message;
+        let mut values = message.values(name).take(count).peekable();
+        while let Some(value) = values.next() {
+            let header = message.headers()[value.header];
+            if value.last_in_row {
+                self.delete(header.line);
+            } else if values.peek().is_none() {
+                let next = message
+                    .values(name)
+                    .nth(count)
+                    .map_or(header.value.end, |next| next.span.start);
+                self.delete(Range32::new(header.value.start, next));
+            }
+        }
+    }
+
+    /// A new header line above the first one of its name, or behind the Vias. Of two, the one added first stands above.
+    pub fn prepend_header(&mut self, name: Name, value: &[u8]) {
+        self.prepend_header_with(name, |writer| writer.push(value));
+    }
+
+    pub fn prepend_header_with(&mut self, name: Name, write: impl FnOnce(&mut Writer<'_>)) {
+        let at = self.message.first(name).map_or(self.after_vias(), |first| first.line.start);
+        self.insert_line(at, name, write);
+    }
+
+    /// A new last Route value, for a strict router (RFC 3261 16.6 item 6).
+    pub fn append_route(&mut self, value: &[u8]) {
+        let last = self.message.rows(Name::Route).last();
+        let at = last.map_or(self.after_vias(), |(_, header)| header.line.end);
+        self.insert_line(at, Name::Route, |writer| writer.push(value));
+    }
+
+    /// Replaces the Request-URI; does nothing to a response.
+    pub fn replace_request_uri(&mut self, uri: &[u8]) {
+        if let Some(span) = self.message.request_uri_span() {
+            self.replace(span, uri);
+        }
+    }
+
+    /// Takes away every header line with one of these names (long form, any case), in whatever form it came: compact,
+    /// mixed case, blanks before the colon, folded.
+    pub fn remove_headers(&mut self, names: &[impl AsRef<str>]) {
+        let message = self.message;
+        for header in message.headers() {
+            let written = message.text(header.name_span);
+            let long = header.name.long();
+            let named = |name: &str| {
+                written.eq_ignore_ascii_case(name.as_bytes()) || long.eq_ignore_ascii_case(name)
+            };
+            if names.iter().any(|name| named(name.as_ref())) {
+                self.delete(header.line);
+            }
+        }
+    }
+
+    /// Writes a Content-Length in an odd form plainly, so that nobody behind us can read another length. Odd: blanks
+    /// before the colon, anything but at most one space after it, folds, blanks at the end, leading zeros.
+    pub fn plain_content_length(&mut self) {
+        let Some(header) = self.message.first(Name::ContentLength).copied() else { return };
+        if !self.is_plain(header) {
+            let length = self.message.len() - self.message.head_len();
+            self.replace_with(header.line, |writer| {
+                writer.push(b"Content-Length: ");
+                writer.decimal(length as u64);
+                writer.push(b"\r\n");
+            });
+        }
+    }
+
+    fn is_plain(&self, header: Header) -> bool {
+        let digits = self.message.text(header.value);
+        let between = self.message.text(Range32::new(header.name_span.end, header.value.start));
+        matches!(between, b":" | b": ")
+            && header.value.end + 2 == header.line.end
+            && (digits.len() == 1 || digits.first() != Some(&b'0'))
+    }
+
+    /// Takes a parameter away with its semicolon.
+    pub fn remove_parameter(&mut self, parameter: Parameter) {
+        self.delete(parameter.whole);
+    }
+
+    fn insert_line(&mut self, at: u32, name: Name, write: impl FnOnce(&mut Writer<'_>)) {
+        self.insert_with(at, |writer| {
+            writer.push(name.long().as_bytes());
+            writer.push(b": ");
+            write(writer);
+            writer.push(b"\r\n");
+        });
+    }
+
+    fn first_header(&self) -> u32 {
+        self.message.start_line().end + 2
+    }
+
+    /// Behind the first block of Via lines, or in front of all headers.
+    fn after_vias(&self) -> u32 {
+        let rows = self.message.headers().iter().skip_while(|header| header.name != Name::Via);
+        let last = rows.take_while(|header| header.name == Name::Via).last();
+        last.map_or(self.first_header(), |header| header.line.end)
+    }
+}
+
+/// A text of `stamp`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stamp {
+    Received(IpAddr),
+    Rport(u16),
+    ReceivedValue(IpAddr),
+}
+
+impl Stamp {
+    pub fn write(self, out: &mut impl fmt::Write) {
+        let written = match self {
+            Stamp::Received(ip) => write!(out, ";received={ip}"),
+            Stamp::Rport(port) => write!(out, "={port}"),
+            Stamp::ReceivedValue(ip) => write!(out, "received={ip}"),
+        };
+        written.expect("a text in memory takes everything");
+    }
+}
+
+/// Tells `put` what to write on the topmost Via of a request from `ip` and `port`, in the order of the text.
+pub(super) fn stamp(via: &Via<'_>, ip: IpAddr, port: u16, mut put: impl FnMut(Range32, Stamp)) {
+    let ip = ip.to_canonical();
+    let bare = via.rport() == Rport::Bare;
+    if bare && let Some(rport) = via.rport_parameter() {
+        put(Range32::at(rport.name.end), Stamp::Rport(port));
+    }
+    match via.received_parameter() {
+        Some(received) => {
+            put(Range32::new(received.name.start, received.whole.end), Stamp::ReceivedValue(ip));
+        }
+        None if bare || !via.sent_by_is(ip) => put(Range32::at(via.end()), Stamp::Received(ip)),
+        None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::frame::{FrameLimits, FrameState, Framed, frame};
+
+    #[test]
+    fn the_usual_edits_of_a_request_stand_where_they_belong() {
+        let text = b"INVITE sip:b@x SIP/2.0\r\nVia: SIP/2.0/TCP a;branch=z9hG4bKa;rport , SIP/2.0/TCP z\r\n\
+            Route: <sip:us;lr>,\r\n <sip:next;lr>\r\nl : 04\r\n\r\nbody";
+        let mut state = FrameState::default();
+        let Ok(Framed::Message(message)) = frame(text, &mut state, &FrameLimits::default()) else {
+            panic!("not a message")
+        };
+        let mut patch = Patch::new(&message);
+        patch.set_max_forwards(70);
+        patch.remove_values(Name::Route, 1);
+        patch.push_via(b"SIP/2.0/TLS us;branch=z9hG4bKu");
+        patch.set_received_rport(&message.top_via().unwrap(), [192, 0, 2, 1].into(), 5070);
+        patch.plain_content_length();
+        let edited = patch.pieces().collect::<Vec<_>>().concat();
+        assert_eq!(
+            String::from_utf8(edited).unwrap(),
+            "INVITE sip:b@x SIP/2.0\r\nVia: SIP/2.0/TLS us;branch=z9hG4bKu\r\n\
+             Via: SIP/2.0/TCP a;branch=z9hG4bKa;rport=5070;received=192.0.2.1 , SIP/2.0/TCP z\r\n\
+             Max-Forwards: 70\r\nRoute: <sip:next;lr>\r\nContent-Length: 4\r\n\r\nbody"
+        );
+    }
+}
