@@ -1,1 +1,7 @@
 //! Host facts, doctor and tune over the catalogue in `tuning/`.
+//! Owns what is known of the host and every write to it. Never touches what the catalogue does not name.
+#![forbid(unsafe_code)]
+
+pub mod catalogue;
+pub mod formula;
+pub mod sysroot;
