@@ -124,6 +124,7 @@ fn embedded(host: &HostFacts) -> Settled {
             tls13: true,
             groups: vec![Group::X25519MlKem768, Group::X25519, Group::P256],
             require_alpn: false,
+            crl: Vec::new(),
         },
         limits: Limits::default(),
         drain: Drain { deadline: Duration::from_secs(60), pace: Duration::from_secs(30) },

@@ -266,6 +266,8 @@ pub struct Tls {
     /// In order of preference; never empty.
     pub groups: Vec<Group>,
     pub require_alpn: bool,
+    /// Certificate revocation lists, DER; each is enforced for the certificates of its issuer.
+    pub crl: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -38,6 +38,11 @@ impl PeerIdentity {
         self.domains.iter().any(|own| same_name(own, domain))
     }
 
+    /// Whether `domain` is covered by a wildcard among them, which counts only where a pool allows it.
+    fn covers(&self, domain: &str) -> bool {
+        self.domains.iter().any(|own| wildcard_covers(own, domain))
+    }
+
     /// Of a chain, leaf first, that has been verified.
     pub(super) fn of(chain: &[CertificateDer<'_>]) -> Result<PeerIdentity, Error> {
         let leaf = chain.first().ok_or(Error::NoCertificatesPresented)?;
@@ -280,13 +285,10 @@ impl ClientPolicy {
         if identity.domains.is_empty() {
             return Err(Fault::new(FaultKind::CertificateNoIdentity).into_certificate_error());
         }
-        let allowed = |name: &Box<str>| identity.is(name);
-        if self.allowed.is_empty() || self.allowed.iter().any(allowed) {
+        if self.allowed.is_empty() || self.allowed.iter().any(|name| identity.is(name)) {
             return Ok(identity);
         }
-        let covered =
-            |name: &Box<str>| identity.domains.iter().any(|own| wildcard_covers(own, name));
-        if self.allowed.iter().any(covered) {
+        if self.allowed.iter().any(|name| identity.covers(name)) {
             return Err(Fault::new(FaultKind::NameWildcard).into_certificate_error());
         }
         Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
@@ -375,7 +377,7 @@ impl ServerPolicy {
         if identity.domains.is_empty() {
             return Err(Fault::new(FaultKind::CertificateNoIdentity).into_certificate_error());
         }
-        match identity.domains.iter().any(|own| wildcard_covers(own, domain)) {
+        match identity.covers(domain) {
             true if self.allow_wildcard => Ok(identity),
             true => Err(Fault::new(FaultKind::NameWildcard).into_certificate_error()),
             false => Err(Error::InvalidCertificate(CertificateError::NotValidForName)),

@@ -181,7 +181,7 @@ fn day(seconds: i64) -> String {
 pub struct IdentityFacts {
     /// The names that it is chosen by; empty: the default identity.
     pub names: Vec<Box<str>>,
-    /// The DNS names that it carries.
+    /// The DNS names and addresses that it carries.
     pub presented: Vec<Box<str>>,
     /// Seconds since 1970.
     pub not_before: i64,
@@ -213,7 +213,7 @@ fn load(
     let mut parsed = Vec::with_capacity(files.chain.len());
     for (index, der) in files.chain.iter().enumerate() {
         match x509_parser::parse_x509_certificate(der) {
-            Ok((rest, certificate)) if rest.is_empty() => parsed.push(certificate),
+            Ok(([], certificate)) => parsed.push(certificate),
             _ => return Err(vec![fault(K::Unreadable { index })]),
         }
     }
@@ -236,10 +236,12 @@ fn load(
     if now < not_before {
         faults.push(fault(K::NotYetValid { not_before }));
     }
-    let presented = dns_names(leaf);
+    let presented = names(leaf);
     for name in &files.names {
-        let covers = |own: &Box<str>| own.eq_ignore_ascii_case(name) || wildcard_covers(own, name);
-        if !presented.iter().any(covers) && name.parse::<std::net::IpAddr>().is_err() {
+        let covered = presented
+            .iter()
+            .any(|own| own.eq_ignore_ascii_case(name) || wildcard_covers(own, name));
+        if !covered {
             faults.push(fault(K::NameNotCovered { name: name.clone() }));
         }
     }
@@ -264,17 +266,28 @@ fn load(
     }
 }
 
-fn dns_names(leaf: &x509_parser::certificate::X509Certificate<'_>) -> Vec<Box<str>> {
+/// DNS names and addresses of the subject alternative name, lower case.
+fn names(leaf: &x509_parser::certificate::X509Certificate<'_>) -> Vec<Box<str>> {
+    use x509_parser::extensions::GeneralName;
     let Ok(Some(extension)) = leaf.subject_alternative_name() else {
         return Vec::new();
     };
     let names = extension.value.general_names.iter();
     names
         .filter_map(|name| match name {
-            x509_parser::extensions::GeneralName::DNSName(name) => Some(name.to_lowercase().into()),
+            GeneralName::DNSName(name) => Some(name.to_lowercase().into()),
+            GeneralName::IPAddress(bytes) => address(bytes).map(|ip| ip.to_string().into()),
             _ => None,
         })
         .collect()
+}
+
+fn address(bytes: &[u8]) -> Option<std::net::IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(Into::into),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(Into::into),
+        _ => None,
+    }
 }
 
 fn certified(
@@ -471,10 +484,11 @@ fn identities(
 
 fn trust(
     authorities: &[Vec<u8>],
+    tls: &Tls,
     provider: &CryptoProvider,
     empty: IdentityFaultKind,
 ) -> Result<Trust, IdentityFault> {
-    Trust::new(authorities, &[], provider.signature_verification_algorithms).map_err(|fault| {
+    Trust::new(authorities, &tls.crl, provider.signature_verification_algorithms).map_err(|fault| {
         IdentityFault::of(match fault {
             TrustFault::Certificate { index } => IdentityFaultKind::Authority { index },
             TrustFault::RevocationList { index } => IdentityFaultKind::RevocationList { index },
@@ -485,7 +499,7 @@ fn trust(
 
 fn client_policy(
     zone: &Zone,
-    _tls: &Tls,
+    tls: &Tls,
     provider: &CryptoProvider,
 ) -> Result<Option<Arc<ClientPolicy>>, IdentityFault> {
     if zone.client_certificate == ClientCertificate::None {
@@ -493,7 +507,7 @@ fn client_policy(
     }
     Ok(Some(Arc::new(ClientPolicy {
         mode: zone.client_certificate,
-        trust: trust(&zone.client_ca, provider, IdentityFaultKind::NoClientAuthority)?,
+        trust: trust(&zone.client_ca, tls, provider, IdentityFaultKind::NoClientAuthority)?,
         allowed: zone.client_names.clone(),
     })))
 }
@@ -507,14 +521,15 @@ fn binding(listener: &Listener, zone: &Zone, tls: &Tls) -> Binding {
         ClientCertificate::Required => b"required",
     };
     let alpn: &[u8] = if tls.require_alpn { b"required" } else { b"accepted" };
-    let parts = [listener.name.as_bytes(), zone.name.as_bytes(), mode, alpn].into_iter();
-    let counts = [
-        (zone.client_ca.len() as u64).to_be_bytes(),
-        (zone.client_names.len() as u64).to_be_bytes(),
-    ];
-    let authorities = zone.client_ca.iter().map(Vec::as_slice);
     let names = zone.client_names.iter().map(|name| name.as_bytes());
-    Binding::of(parts.chain(counts.iter().map(|c| c.as_slice())).chain(authorities).chain(names))
+    let head = [listener.name.as_bytes(), zone.name.as_bytes(), mode, alpn];
+    let (authorities, lists) = (zone.client_ca.iter(), tls.crl.iter());
+    Binding::of(&mut [
+        &mut head.into_iter(),
+        &mut names.into_iter(),
+        &mut authorities.map(Vec::as_slice),
+        &mut lists.map(Vec::as_slice),
+    ])
 }
 
 /// One backend's side of all its handshakes. Clones share it.
@@ -548,7 +563,7 @@ impl ClientSide {
         let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
             vec![IdentityFault::of(IdentityFaultKind::ServerName { name: server_name.into() })]
         })?;
-        let trust = trust(&zone.server_ca, &provider, IdentityFaultKind::NoServerAuthority)
+        let trust = trust(&zone.server_ca, tls, &provider, IdentityFaultKind::NoServerAuthority)
             .map_err(|fault| vec![fault])?;
         let policy = Arc::new(ServerPolicy { trust, allow_wildcard });
         let own = match &zone.certificate {

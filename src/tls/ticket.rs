@@ -286,12 +286,15 @@ fn derived(master: &[u8; MASTER_BYTES], index: usize, period: u64) -> Option<Per
 pub(super) struct Binding([u8; 32]);
 
 impl Binding {
-    /// SHA-256 over `parts`, each with its length before it.
-    pub fn of<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Binding {
+    /// SHA-256 over `lists` of parts: each part has its length before it, and each list an end that no part has.
+    pub fn of(lists: &mut [&mut dyn Iterator<Item = &[u8]>]) -> Binding {
         let mut context = digest::Context::new(&digest::SHA256);
-        for part in parts {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
+        for list in lists {
+            for part in list {
+                context.update(&(part.len() as u64).to_be_bytes());
+                context.update(part);
+            }
+            context.update(&u64::MAX.to_be_bytes());
         }
         let mut binding = Binding([0; 32]);
         binding.0.copy_from_slice(context.finish().as_ref());
