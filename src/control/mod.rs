@@ -1,5 +1,8 @@
 //! The life of the process: supervisor, signals, admin, export. Off the data cores; never per-message work.
 
+pub mod admin;
+pub mod door;
 pub mod fault;
 pub mod files;
 pub mod log;
+pub mod problem;
