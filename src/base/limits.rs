@@ -2,6 +2,8 @@
 //! Bounds that an operator sets live in `config::snapshot::Limits`; the ceilings here stand above those.
 //! Never reads configuration.
 
+use super::time::Duration;
+
 /// Completions handled in one turn before the loop submits again, so that sends do not wait for a flood to end.
 pub const COMPLETIONS_PER_TURN: u32 = 4096;
 
@@ -10,6 +12,45 @@ pub const MAILBOX_DEPTH: usize = 4096;
 
 /// Envelopes taken from one mailbox in one turn.
 pub const ENVELOPES_PER_TURN: u32 = 256;
+
+/// How long a closed connection still takes in what its peer sends, so that the peer reads our last
+/// answer instead of a reset (RFC 1122 4.2.2.13: a close with unread bytes resets the connection).
+pub const LINGER: Duration = Duration::from_secs(1);
+
+/// Bytes thrown away while a connection lingers; a peer that sends more is reset.
+pub const LINGER_BYTES: u32 = 256 * 1024;
+
+/// Pause before accepting again when the kernel said that descriptors or memory have run out.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// A worker that was told to stop waits so long for the kernel to close its connections.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Submission queue of a ring: a turn that queues more enters the kernel once more.
+pub const RING_SUBMISSIONS: u32 = 4096;
+
+/// Completion queue of a ring: each receive buffer, each send and each accept of a busy turn ends
+/// there, twice over, since an overflow ends every multishot.
+pub const RING_COMPLETIONS: u32 = 32 * 1024;
+
+/// TCP keepalive on every connection: first probe, then each, and how many before the peer is gone.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+pub const KEEPALIVE_PROBES: u32 = 4;
+
+/// TCP_USER_TIMEOUT: bytes that the peer has not acknowledged for so long end the connection; just
+/// below Timer B and F (RFC 3261 17.1), so that the connection is gone before the transaction is.
+pub const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// Connections that wait in the kernel for accept(2); net.core.somaxconn may lower it.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// Commands that wait for one worker; control sends one at a time and waits for most.
+pub const COMMAND_DEPTH: usize = 64;
+
+/// Panics of one worker within `PANIC_WINDOW` that end it: a fault that returns at once is not cured by a restart.
+pub const PANICS_MAX: usize = 3;
+pub const PANIC_WINDOW: Duration = Duration::from_secs(60);
 
 /// Descriptor slots kept for connections that we dial: backends x lanes, with room for those that are closing.
 pub const OWN_SLOTS: u32 = 1024;

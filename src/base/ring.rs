@@ -20,6 +20,9 @@ pub enum Submission {
     Send { conn: ConnId, chunk: Chunk },
     /// Dial; `Connected` follows, at `deadline` at the latest.
     Connect { conn: ConnId, to: SocketAddr, deadline: Instant },
+    /// Shut our sending side: after what was sent the peer reads the end of the stream. Only with
+    /// no send under way; no completion.
+    Finish { conn: ConnId },
     /// Ask the kernel to end what is under way for the connection (receive, send, connect). Each operation still
     /// ends with its own completion.
     Cancel { conn: ConnId },
@@ -127,6 +130,8 @@ pub trait Ring {
     fn read_clock(&mut self) -> Instant;
 
     /// Queues a submission. A Ring makes room by itself (entering the kernel) before it says `Full`.
+    /// Submissions take effect at the next `wait`, or earlier when room had to be made; those of
+    /// one connection keep their order.
     fn submit(&mut self, submission: Submission) -> Result<(), Full>;
 
     /// Hands everything queued to the kernel and sleeps until a completion is there or `until` has come. An `until`
@@ -137,4 +142,8 @@ pub trait Ring {
     fn next(&mut self) -> Option<Completion<'_>>;
 
     fn counts(&self) -> RingCounts;
+
+    /// After a panic: lets go of every connection without waiting for the kernel. Memory that the
+    /// kernel may still write into is leaked and counted. Only `counts` may be asked afterwards.
+    fn abandon(&mut self) {}
 }
