@@ -78,3 +78,12 @@ pub const WORKERS_MAX: u16 = 256;
 
 const _: () = assert!(RECEIVE_BUFFER_BYTES as usize >= 16 * 1024 + 256 + 5);
 const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two());
+
+/// Capacity of all send chunks of a worker that are not at home: when it is reached, peers wait and then refuse.
+pub const CHUNK_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// A link carries the requests of all clients of a worker: its outbox is so many times a client's.
+pub const LINK_OUTBOX_FACTOR: usize = 16;
+
+/// Expensive handshake steps of one turn (70 to 200 us each), so that established calls wait less than 1 ms.
+pub const HANDSHAKE_STEPS_PER_TURN: u32 = 4;

@@ -1,2 +1,568 @@
-//! The SIP proxy core: a Machine. Never does I/O.
+//! The SIP proxy core: a Machine. Owns all state of one worker: connections, links, buckets, counts.
+//! Never does I/O, never asks the clock. Reads like a table of contents: what happens to bytes is in `stream`, what
+//! happens to messages in `relay`, where they go in `route`, what is changed in them in `forward`.
+//! Invariant: a response is routed by the branch that we wrote, never by a table.
 #![forbid(unsafe_code)]
+
+pub mod admission;
+mod connection;
+mod drain;
+mod forward;
+mod pending;
+mod relay;
+mod route;
+pub mod settings;
+mod stream;
+pub mod token;
+mod upstream;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::base::chunk::ChunkPool;
+use crate::base::limits;
+use crate::base::machine::{Arrival, CloseCause, ConnId, Input, Machine, Output};
+use crate::base::random::Random;
+use crate::base::slab::Slab;
+use crate::base::time::{DeadlineQueue, Instant};
+use crate::config::snapshot::Transport;
+use crate::sip::Method;
+use crate::telemetry::counter::{Closed, Counters};
+use crate::telemetry::latency::{Latency, Stage};
+
+use admission::{Bucket, Buckets};
+use connection::{Connection, Role, Source};
+use drain::Drain;
+use pending::Pending;
+use settings::Settings;
+use stream::HandshakeBudget;
+use token::{FlowId, PeerId};
+use upstream::{LinkState, Upstream};
+
+/// Names of the methods that are counted apart, in the order of the counters.
+pub fn method_names() -> impl Iterator<Item = &'static str> {
+    Method::ALL.iter().map(|method| method.name())
+}
+
+/// A message for a connection of another worker; owns its bytes.
+#[derive(Debug)]
+pub struct Envelope {
+    kind: EnvelopeKind,
+    /// When it was posted: the crossing is a latency stage.
+    posted: Instant,
+    bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum EnvelopeKind {
+    /// A request as it came in, with where it came from: the worker that owns the flow edits and sends it.
+    Request { source: Box<Source> },
+    /// A response ready to be sent on this flow.
+    Response { flow: FlowId },
+}
+
+/// What one worker hands to control: counts since the last report, and how things stand now.
+#[derive(Debug)]
+pub struct Report {
+    pub counters: Counters,
+    pub latency: Latency,
+    pub gauges: Gauges,
+}
+
+/// How things stand when the report is made.
+#[derive(Clone, Debug, Default)]
+pub struct Gauges {
+    /// For each zone: accepted connections over TCP and over TLS.
+    pub connections: Vec<[u64; 2]>,
+    /// For each backend, in order of the pools: whether a link of this worker is up.
+    pub backends_up: Vec<bool>,
+    pub handshakes_open: u64,
+    /// Capacity of the chunks that are not at home, in bytes.
+    pub chunk_bytes_out: u64,
+    pub draining: bool,
+}
+
+impl Report {
+    /// Empty counts for these settings: what control lends to a worker.
+    pub fn new(zones: usize, backends: usize) -> Self {
+        Report {
+            counters: Counters::new(zones, backends),
+            latency: Latency::new(),
+            gauges: Gauges::default(),
+        }
+    }
+}
+
+/// Settings and the time of the call: what every step reads.
+#[derive(Clone, Copy)]
+struct Context<'s> {
+    settings: &'s Settings,
+    now: Instant,
+}
+
+/// The proxy of one worker.
+pub struct Proxy {
+    settings: Arc<Settings>,
+    core: Core,
+}
+
+/// Everything that changes while the proxy runs.
+struct Core {
+    worker: u8,
+    incarnation: u32,
+    connections: Slab<Connection>,
+    /// Keys below the slab's capacity are connections by slot, those above are links by number.
+    deadlines: DeadlineQueue,
+    chunks: ChunkPool,
+    dirty: VecDeque<ConnId>,
+    /// Connections that wait for chunks to come home.
+    starved: Vec<ConnId>,
+    outputs: VecDeque<Output>,
+    posts: VecDeque<(u16, Envelope)>,
+    upstream: Upstream,
+    pending: Pending,
+    buckets: Buckets,
+    rates: Rates,
+    handshakes: HandshakeBudget,
+    drain: Option<Drain>,
+    random: Random,
+    counters: Counters,
+    latency: Latency,
+    gauges: Gauges,
+    turn: TurnCounts,
+    /// Buffers that are reused: carried tails, envelopes, plaintext and replies of the call under way.
+    spare: Vec<Vec<u8>>,
+    plain: Vec<u8>,
+    reply: Vec<u8>,
+    text: Vec<u8>,
+}
+
+/// Messages of this turn whose latency is known when its submissions leave.
+#[derive(Default)]
+struct TurnCounts {
+    /// When the completions of this turn were read.
+    began: Instant,
+    requests: u64,
+    responses: u64,
+}
+
+/// Rates of the limits, settled for one worker.
+struct Rates {
+    requests_per_prefix: Bucket,
+    requests_per_connection: Bucket,
+    handshakes_per_prefix: Bucket,
+    requests_per_aor: Option<Bucket>,
+}
+
+impl Rates {
+    fn new(settings: &Settings) -> Self {
+        let limits = &settings.snapshot.limits;
+        let share = |rate| Bucket::share(rate, settings.workers);
+        Rates {
+            requests_per_prefix: share(limits.requests_per_prefix),
+            requests_per_connection: Bucket::whole(limits.requests_per_connection),
+            handshakes_per_prefix: share(limits.handshake_rate_per_prefix),
+            requests_per_aor: limits.requests_per_aor.map(share),
+        }
+    }
+}
+
+/// Spare buffers kept for reuse, and how large one may have grown to be kept.
+const SPARE_BUFFERS: usize = 256;
+const SPARE_BYTES_MAX: usize = 128 * 1024;
+
+impl Proxy {
+    /// A proxy for worker `worker` in this life; `accepted` connections at most are dictated by the ring.
+    pub fn new(
+        worker: u8,
+        incarnation: u32,
+        accepted: u32,
+        seed: u64,
+        now: Instant,
+        settings: Arc<Settings>,
+    ) -> Self {
+        let capacity = accepted + limits::OWN_SLOTS;
+        let zones = settings.snapshot.zones.len();
+        let backends = settings.backends().len();
+        let mut random = Random::new(seed);
+        let core = Core {
+            worker,
+            incarnation,
+            connections: Slab::new(accepted, limits::OWN_SLOTS),
+            deadlines: DeadlineQueue::new(capacity + limits::OWN_SLOTS, now),
+            chunks: ChunkPool::new(limits::CHUNK_BYTES_MAX),
+            dirty: VecDeque::with_capacity(1024),
+            starved: Vec::new(),
+            outputs: VecDeque::with_capacity(64),
+            posts: VecDeque::with_capacity(64),
+            upstream: Upstream::default(),
+            pending: Pending::new(),
+            buckets: Buckets::new(random.next_u64()),
+            rates: Rates::new(&settings),
+            handshakes: HandshakeBudget::new(now),
+            drain: None,
+            random,
+            counters: Counters::new(zones, backends),
+            latency: Latency::new(),
+            gauges: Gauges { connections: vec![[0; 2]; zones], ..Gauges::default() },
+            turn: TurnCounts::default(),
+            spare: Vec::with_capacity(SPARE_BUFFERS),
+            plain: Vec::with_capacity(SPARE_BYTES_MAX),
+            reply: Vec::with_capacity(32 * 1024),
+            text: Vec::with_capacity(SPARE_BYTES_MAX),
+        };
+        let mut proxy = Proxy { settings, core };
+        let settings = Arc::clone(&proxy.settings);
+        proxy.configure(now, settings);
+        proxy
+    }
+}
+
+impl Machine for Proxy {
+    type Settings = Settings;
+    type Envelope = Envelope;
+    type Report = Report;
+
+    fn configure(&mut self, now: Instant, settings: Arc<Settings>) {
+        self.settings = settings;
+        let cx = Context { settings: &self.settings, now };
+        self.core.configure(cx);
+    }
+
+    fn admit(&mut self, now: Instant, arrival: Arrival) -> Option<ConnId> {
+        let cx = Context { settings: &self.settings, now };
+        self.core.turn.began = now;
+        self.core.admit(cx, arrival)
+    }
+
+    fn handle(&mut self, now: Instant, input: Input<'_>) {
+        let cx = Context { settings: &self.settings, now };
+        let core = &mut self.core;
+        core.turn.began = now;
+        match input {
+            Input::Received { conn, bytes } => core.received(cx, conn, bytes),
+            Input::Finished { conn } => core.finished(cx, conn),
+            Input::Connected { conn } => core.connected(cx, conn),
+            Input::Sent { conn, chunk } => core.sent(cx, conn, chunk),
+            Input::Closed { conn, cause } => core.closed(cx, conn, cause),
+            Input::Tick => core.tick(cx),
+            Input::Drain { deadline } => core.start_drain(cx, deadline),
+        }
+    }
+
+    fn deliver(&mut self, now: Instant, envelope: Envelope) {
+        let cx = Context { settings: &self.settings, now };
+        self.core.turn.began = now;
+        self.core.deliver(cx, envelope);
+    }
+
+    fn poll(&mut self) -> Option<Output> {
+        self.core.poll(Context { settings: &self.settings, now: self.core.turn.began })
+    }
+
+    fn post(&mut self) -> Option<(u16, Envelope)> {
+        self.core.posts.pop_front()
+    }
+
+    fn undelivered(&mut self, now: Instant, envelope: Envelope) {
+        let cx = Context { settings: &self.settings, now };
+        self.core.undelivered(cx, envelope);
+    }
+
+    fn leaving(&mut self, now: Instant) {
+        let core = &mut self.core;
+        let nanos = now.nanos_since(core.turn.began);
+        if core.turn.requests > 0 {
+            core.latency.record_n(Stage::ProxyRequest, nanos, core.turn.requests);
+        }
+        if core.turn.responses > 0 {
+            core.latency.record_n(Stage::ProxyResponse, nanos, core.turn.responses);
+        }
+        core.turn.requests = 0;
+        core.turn.responses = 0;
+        core.handshakes.turn_ended(now);
+        let starved = std::mem::take(&mut core.starved);
+        starved.into_iter().for_each(|conn| core.mark_dirty(conn));
+    }
+
+    fn deadline(&self) -> Instant {
+        self.core.deadline()
+    }
+
+    fn report(&mut self, _now: Instant, spare: Report) -> Report {
+        let core = &mut self.core;
+        core.gauges.backends_up =
+            (0..self.settings.backends().len()).map(|index| core.upstream.is_up(index)).collect();
+        core.gauges.handshakes_open = u64::from(core.handshakes.open());
+        core.gauges.chunk_bytes_out = core.chunks.bytes_out() as u64;
+        core.gauges.draining = core.drain.is_some();
+        let Report { mut counters, latency, .. } = spare;
+        let empty =
+            Counters::new(self.settings.snapshot.zones.len(), self.settings.backends().len());
+        counters.merge(&empty);
+        Report {
+            counters: std::mem::replace(&mut core.counters, counters),
+            latency: std::mem::replace(&mut core.latency, latency),
+            gauges: core.gauges.clone(),
+        }
+    }
+
+    fn drained(&self) -> bool {
+        self.core.drain.is_some() && self.core.connections.live_accepted() == 0
+    }
+}
+
+impl Core {
+    fn configure(&mut self, cx: Context<'_>) {
+        self.rates = Rates::new(cx.settings);
+        let zones = cx.settings.snapshot.zones.len();
+        if self.gauges.connections.len() < zones {
+            self.gauges.connections.resize(zones, [0; 2]);
+        }
+        self.counters.merge(&Counters::new(zones, cx.settings.backends().len()));
+        for conn in self.upstream.configure(cx.settings) {
+            self.close(cx, conn, Closed::ConfigurationChanged);
+        }
+        for link in 0..self.upstream.len().min(limits::OWN_SLOTS) {
+            match self.upstream.link(link).state {
+                LinkState::Down { .. } => self.dial(cx, link),
+                LinkState::Dialling { conn } | LinkState::Up { conn } => {
+                    if let Some(connection) = self.connections.get_mut(conn) {
+                        connection.role = Role::Link { link };
+                    }
+                }
+            }
+        }
+    }
+
+    /// House rules for a newcomer: source, prefix, slots, handshakes. The doors are counted by name.
+    fn admit(&mut self, cx: Context<'_>, arrival: Arrival) -> Option<ConnId> {
+        let listener = &cx.settings.snapshot.listeners[arrival.listener as usize];
+        let zone = &cx.settings.snapshot.zones[usize::from(listener.zone)];
+        let limits = &cx.settings.snapshot.limits;
+        let address = arrival.peer.ip();
+        let refuse = |core: &mut Core, cause| {
+            core.counters.close(listener.zone, cause);
+            None
+        };
+        if self.drain.is_some() {
+            return refuse(self, Closed::Draining);
+        }
+        if !zone.allow_from.is_empty() && !zone.allow_from.iter().any(|from| from.contains(address))
+        {
+            return refuse(self, Closed::SourceNotAllowed);
+        }
+        if self.connections.live_accepted() >= limits.connections_per_core {
+            return refuse(self, Closed::SlotFull);
+        }
+        let tls = listener.transport == Transport::Tls;
+        if tls && !self.admit_handshake(cx, address, zone.trusted) {
+            return refuse(self, Closed::HandshakesFull);
+        }
+        if !zone.trusted && !cx.settings.prefixes.enter(address, limits.connections_per_prefix) {
+            self.release_handshake(tls, address, zone.trusted);
+            return refuse(self, Closed::PrefixFull);
+        }
+        let role = Role::Accepted { listener: arrival.listener as u16 };
+        let mut connection =
+            Connection::new(role, listener.zone, listener.transport, arrival.peer, cx.now);
+        connection.handshake_counted = tls;
+        if zone.trusted {
+            connection.backends = backends_at(cx.settings, listener.zone, arrival.peer);
+        }
+        let Some(conn) = self.connections.insert_at(arrival.slot, connection) else {
+            self.release_handshake(tls, address, zone.trusted);
+            if !zone.trusted {
+                cx.settings.prefixes.leave(address);
+            }
+            return refuse(self, Closed::SlotFull);
+        };
+        let transport = usize::from(tls);
+        self.counters.zones[usize::from(listener.zone)].connections[transport] += 1;
+        self.gauges.connections[usize::from(listener.zone)][transport] += 1;
+        self.arm(cx, conn);
+        Some(conn)
+    }
+
+    fn admit_handshake(
+        &mut self,
+        cx: Context<'_>,
+        address: std::net::IpAddr,
+        trusted: bool,
+    ) -> bool {
+        let limits = &cx.settings.snapshot.limits;
+        if self.handshakes.open() >= limits.handshakes_per_core {
+            return false;
+        }
+        let bucket = self.rates.handshakes_per_prefix;
+        let limit = limits.handshakes_per_prefix;
+        if !trusted && !self.buckets.handshake(address, cx.now, &bucket, limit) {
+            return false;
+        }
+        self.handshakes.opened();
+        true
+    }
+
+    fn release_handshake(&mut self, counted: bool, address: std::net::IpAddr, trusted: bool) {
+        if counted {
+            self.handshakes.ended();
+            if !trusted {
+                self.buckets.handshake_ended(address);
+            }
+        }
+    }
+
+    /// The connection is gone: what it held is given back, what waited for it is answered.
+    fn closed(&mut self, cx: Context<'_>, conn: ConnId, cause: CloseCause) {
+        let Some(mut connection) = self.connections.remove(conn) else { return };
+        self.deadlines.clear(conn.slot);
+        let trusted = cx.settings.snapshot.zones[usize::from(connection.zone)].trusted;
+        let address = connection.peer.ip();
+        self.release_handshake(connection.handshake_counted, address, trusted);
+        let why = connection.cause.unwrap_or(match cause {
+            CloseCause::Asked if connection.finished => Closed::PeerFinished,
+            CloseCause::Asked => Closed::Draining,
+            CloseCause::ConnectFailed => Closed::ConnectFailed,
+            CloseCause::ConnectTimeout => Closed::ConnectTimeout,
+            CloseCause::Reset => Closed::Reset,
+            CloseCause::SendFailed => Closed::SendFailed,
+        });
+        self.counters.close(connection.zone, why);
+        let ciphertext = std::mem::take(&mut connection.ciphertext);
+        self.give_buffer(ciphertext);
+        let carry = std::mem::take(&mut connection.carry);
+        self.give_buffer(carry);
+        match connection.role {
+            Role::Accepted { .. } => {
+                let transport = usize::from(connection.transport == Transport::Tls);
+                self.gauges.connections[usize::from(connection.zone)][transport] -= 1;
+                if !trusted {
+                    cx.settings.prefixes.leave(address);
+                }
+                connection.outbox.take_unsent(&mut self.chunks, |_| {});
+            }
+            Role::Link { link } => {
+                self.link_lost(cx, conn, link);
+                let mut unsent = self.take_buffer();
+                connection
+                    .outbox
+                    .take_unsent(&mut self.chunks, |bytes| unsent.extend_from_slice(bytes));
+                self.bounce(cx, &unsent, 503);
+                self.give_buffer(unsent);
+            }
+        }
+    }
+
+    /// Deadlines that have passed: connections and links.
+    fn tick(&mut self, cx: Context<'_>) {
+        self.work_off_handshakes(cx);
+        while let Some(key) = self.deadlines.expired(cx.now) {
+            if key < self.connections.capacity() {
+                if let Some(conn) = self.connections.life(key) {
+                    self.connection_due(cx, conn);
+                }
+            } else {
+                self.dial(cx, key - self.connections.capacity());
+            }
+        }
+        self.drain_due(cx);
+    }
+
+    fn deadline(&self) -> Instant {
+        let work = self.handshakes.ready_at();
+        // A dry pool fills by sends that complete; look again soon even if none does.
+        let starved = if self.starved.is_empty() { Instant::FAR } else { self.turn.began };
+        self.deadlines.next().min(work).min(starved).min(self.drain_next())
+    }
+
+    /// Dials a link that is down; called again when the back-off is over.
+    fn dial(&mut self, cx: Context<'_>, link: u32) {
+        if link >= self.upstream.len() || self.drain.is_some() {
+            return;
+        }
+        if !matches!(self.upstream.link(link).state, LinkState::Down { .. }) {
+            return;
+        }
+        let backend = self.upstream.backend(link);
+        let place = cx.settings.backends()[backend];
+        let pool = &cx.settings.snapshot.pools[usize::from(place.pool)];
+        let settings = &pool.backends[usize::from(place.backend)];
+        let role = Role::Link { link };
+        let mut connection =
+            Connection::new(role, pool.zone, settings.transport, settings.address, cx.now);
+        connection.backends = SmallVec::from_elem(place.peer, 1);
+        let Some(conn) = self.connections.insert(connection) else {
+            self.retry_link(cx, link);
+            return;
+        };
+        if let Some(link) = self.upstream.link_mut(link) {
+            link.state = LinkState::Dialling { conn };
+        }
+        let deadline = cx.now + pool.connect_timeout;
+        self.outputs.push_back(Output::Connect { conn, to: settings.address, deadline });
+    }
+
+    fn retry_link(&mut self, cx: Context<'_>, link: u32) {
+        let retry_at = self.upstream.back_off(link, cx.now, &mut self.random);
+        self.deadlines.set(self.connections.capacity() + link, retry_at);
+    }
+
+    fn link_up(&mut self, conn: ConnId, link: u32) {
+        if let Some(link) = self.upstream.link_mut(link) {
+            link.state = LinkState::Up { conn };
+            link.failures = 0;
+        }
+    }
+
+    fn link_lost(&mut self, cx: Context<'_>, conn: ConnId, link: u32) {
+        let ours = self.upstream.link_mut(link).is_some_and(|link| link.conn() == Some(conn));
+        if ours {
+            self.retry_link(cx, link);
+        }
+    }
+
+    /// This connection as any worker may name it.
+    fn flow_of(&self, conn: ConnId) -> FlowId {
+        FlowId {
+            worker: self.worker,
+            incarnation: self.incarnation,
+            slot: conn.slot,
+            generation: conn.generation,
+        }
+    }
+
+    /// The connection that a flow names, if it is of this worker's present life.
+    fn conn_of(&self, flow: FlowId) -> Option<ConnId> {
+        let ours = flow.worker == self.worker && flow.incarnation == self.incarnation;
+        ours.then_some(ConnId { slot: flow.slot, generation: flow.generation })
+    }
+
+    fn take_buffer(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_else(|| {
+            self.counters.buffers_allocated += 1;
+            Vec::new()
+        })
+    }
+
+    fn give_buffer(&mut self, mut buffer: Vec<u8>) {
+        let worth = buffer.capacity() > 0 && buffer.capacity() <= SPARE_BYTES_MAX;
+        if worth && self.spare.len() < SPARE_BUFFERS {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+}
+
+/// The backends of pools in this zone that live at a peer's address.
+fn backends_at(settings: &Settings, zone: u16, peer: SocketAddr) -> SmallVec<[PeerId; 1]> {
+    let address = peer.ip().to_canonical();
+    let in_zone = |pool: u16| settings.snapshot.pools[usize::from(pool)].zone == zone;
+    let here = settings
+        .backends()
+        .iter()
+        .filter(|place| in_zone(place.pool) && place.address.ip().to_canonical() == address);
+    here.map(|place| place.peer).collect()
+}

@@ -1,0 +1,593 @@
+//! What happens to messages: requests are checked, routed, edited and queued, or answered; responses follow their
+//! branch. Owns nothing of its own. Never touches bytes that are not a whole message.
+//! Invariant: every request that is taken ends in exactly one of forwarded, answered, or refused with a name.
+
+use std::fmt::Write;
+
+use smallvec::SmallVec;
+
+use crate::base::machine::ConnId;
+use crate::config::snapshot::Transport;
+use crate::sip::{
+    Fault, FaultKind, FrameState, Framed, Message, Method, Name, Start, frame, reply,
+};
+use crate::telemetry::counter::{Outcome, Refused, TransportRefused};
+use crate::telemetry::latency::Stage;
+
+use super::connection::{Role, Source};
+use super::forward::{self, Way};
+use super::route::{Answer, Routed, Router, Target};
+use super::token::{Branch, BranchKey, FlowId, PeerId, UniqueFields};
+use super::{Context, Core, Envelope, EnvelopeKind};
+
+/// What we say in an OPTIONS answer.
+const ALLOW: &[u8] =
+    b"INVITE, ACK, BYE, CANCEL, OPTIONS, REGISTER, MESSAGE, SUBSCRIBE, NOTIFY, REFER, INFO, PRACK, UPDATE, PUBLISH";
+const SUPPORTED: &[u8] = b"path, outbound";
+
+/// The parts of a request that its branch is made of, read once.
+struct Keys<'a> {
+    call_id: &'a [u8],
+    cseq: u32,
+    unique: u64,
+    loop_part: u32,
+}
+
+impl Core {
+    /// One message of a connection.
+    pub(super) fn message(&mut self, cx: Context<'_>, source: &Source, message: &Message<'_>) {
+        let zone = &mut self.counters.zones[usize::from(source.zone)];
+        if message.is_request() {
+            zone.requests[message.method() as usize] += 1;
+            self.request(cx, source, message);
+        } else {
+            zone.responses += 1;
+            self.response(cx, source, message);
+        }
+    }
+
+    fn request(&mut self, cx: Context<'_>, source: &Source, message: &Message<'_>) {
+        if let Err(answer) = self.admit_request(cx, source, message) {
+            return self.answer(cx, source, message, answer);
+        }
+        if let Err(fault) = message.validate_request() {
+            self.counters.refuse(Refused::Malformed);
+            return self.answer_fault(cx, source, message, fault);
+        }
+        let Ok(keys) = keys(cx, source, message) else {
+            return self.answer(cx, source, message, Answer::new(400, Refused::Malformed));
+        };
+        match self.judge(cx, source, message, &keys) {
+            Ok(routed) => self.send_on(cx, source, message, &keys, &routed),
+            Err(answer) => self.answer(cx, source, message, answer),
+        }
+    }
+
+    /// Rates and bans: before anything of the message is believed.
+    fn admit_request(
+        &mut self,
+        cx: Context<'_>,
+        source: &Source,
+        message: &Message<'_>,
+    ) -> Result<(), Answer> {
+        if source.trusted {
+            return Ok(());
+        }
+        let address = source.peer.ip();
+        let limits = &cx.settings.snapshot.limits;
+        if limits.failures_per_prefix.is_some() && self.buckets.banned(address, cx.now) {
+            return Err(Answer::new(503, Refused::Banned));
+        }
+        let conn = self.conn_of(source.flow);
+        if let Some(connection) = conn.and_then(|conn| self.connections.get_mut(conn))
+            && !self.rates.requests_per_connection.take(&mut connection.request_tat, cx.now)
+        {
+            return Err(Answer::new(503, Refused::RateConnection));
+        }
+        if !self.buckets.request(address, cx.now, &self.rates.requests_per_prefix) {
+            return Err(Answer::new(503, Refused::RatePrefix));
+        }
+        if let Some(bucket) = &self.rates.requests_per_aor
+            && let Ok(aor) = message.to_uri()
+            && !self.buckets.aor(cx.settings.branch_key.table_hash(aor), cx.now, bucket)
+        {
+            return Err(Answer::new(503, Refused::RateAor));
+        }
+        Ok(())
+    }
+
+    /// RFC 3261 16.3 to 16.5: may it pass, and where does it go?
+    fn judge<'a>(
+        &self,
+        cx: Context<'_>,
+        source: &Source,
+        message: &Message<'a>,
+        keys: &Keys<'_>,
+    ) -> Result<Routed<'a>, Answer> {
+        let method = message.method();
+        if message.max_forwards() == Ok(Some(0)) && method != Method::Options {
+            return Err(Answer::new(483, Refused::MaxForwards));
+        }
+        if message.first(Name::ProxyRequire).is_some() {
+            return Err(Answer::new(420, Refused::ProxyRequire));
+        }
+        if loops(cx, message, keys) {
+            return Err(Answer::new(482, Refused::Loop));
+        }
+        let router = Router {
+            settings: cx.settings,
+            upstream: &self.upstream,
+            pending: &self.pending,
+            source,
+            unique: keys.unique,
+            draining: self.drain.is_some(),
+        };
+        let mut routed = router.route(message)?;
+        if message.max_forwards() == Ok(Some(0)) {
+            routed.target = Target::Local;
+        }
+        Ok(routed)
+    }
+
+    fn send_on(
+        &mut self,
+        cx: Context<'_>,
+        source: &Source,
+        message: &Message<'_>,
+        keys: &Keys<'_>,
+        routed: &Routed<'_>,
+    ) {
+        match routed.target {
+            Target::Local => self.answer_options(cx, source, message),
+            Target::Backend { backend, conn } => {
+                let peer = cx.settings.backends()[backend].peer;
+                let dialog = (source.flow, peer);
+                if self.forward(cx, source, message, keys, routed, conn, peer, dialog) {
+                    self.counters.backends[backend][Outcome::Sent as usize] += 1;
+                } else {
+                    self.counters.backends[backend][Outcome::Refused as usize] += 1;
+                }
+            }
+            Target::Flow(flow) if flow.worker != self.worker => {
+                self.cross(cx, source, message, flow);
+            }
+            Target::Flow(flow) => {
+                let conn = self.conn_of(flow).filter(|conn| {
+                    self.connections.get(*conn).is_some_and(|it| it.takes_messages())
+                });
+                let Some(conn) = conn else {
+                    return self.answer(cx, source, message, Answer::new(430, Refused::FlowGone));
+                };
+                let backend = source.backends.first().copied().unwrap_or(routed.dialog_backend);
+                let dialog = (flow, backend);
+                self.forward(cx, source, message, keys, routed, conn, PeerId::flow(flow), dialog);
+            }
+        }
+    }
+
+    /// Edits the request and queues it for `conn`. False: it was answered instead.
+    #[expect(clippy::too_many_arguments, reason = "the whole of one forward, read once above")]
+    fn forward(
+        &mut self,
+        cx: Context<'_>,
+        source: &Source,
+        message: &Message<'_>,
+        keys: &Keys<'_>,
+        routed: &Routed<'_>,
+        conn: ConnId,
+        peer: PeerId,
+        (dialog_flow, dialog_backend): (FlowId, PeerId),
+    ) -> bool {
+        let Some(connection) = self.connections.get(conn) else {
+            self.answer(cx, source, message, Answer::new(503, Refused::NoBackend));
+            return false;
+        };
+        let (zone, transport) = (connection.zone, connection.transport);
+        if routed.sips && transport != Transport::Tls {
+            self.answer(cx, source, message, SIPS_REFUSED);
+            return false;
+        }
+        let branch = Branch {
+            stateful: false,
+            flow: source.flow,
+            attempt: 0,
+            unique: keys.unique,
+            loop_part: keys.loop_part,
+        };
+        let text = cx.settings.branch_key.write(&branch, peer, keys.call_id, keys.cseq);
+        let way = Way {
+            zone,
+            transport,
+            family: connection.family(),
+            branch: &text,
+            dialog_flow,
+            dialog_backend,
+        };
+        let patch = forward::request(cx.settings, message, source, routed, &way);
+        if self.queue(cx, conn, patch.len(), patch.pieces()).is_err() {
+            self.answer(cx, source, message, Answer::new(503, Refused::LinkFull));
+            return false;
+        }
+        self.counters.zones[usize::from(zone)].requests_forwarded += 1;
+        self.turn.requests += 1;
+        let method = message.method();
+        if method != Method::Ack {
+            self.pending.sent(keys.unique, method as u8, cx.now, cx.now, peer);
+        }
+        true
+    }
+
+    /// Hands the request to the worker that owns the flow.
+    fn cross(&mut self, cx: Context<'_>, source: &Source, message: &Message<'_>, flow: FlowId) {
+        if flow.worker >= cx.settings.workers {
+            return self.answer(cx, source, message, Answer::new(430, Refused::FlowGone));
+        }
+        let mut bytes = self.take_buffer();
+        bytes.extend_from_slice(message.bytes());
+        let kind = EnvelopeKind::Request { source: Box::new(source.clone()) };
+        self.counters.crossings += 1;
+        let envelope = Envelope { kind, posted: cx.now, bytes };
+        self.posts.push_back((u16::from(flow.worker), envelope));
+    }
+
+    /// An envelope from another worker: the request is judged here anew, by the same rules, and ends at a flow of ours;
+    /// the response only wants its connection.
+    pub(super) fn deliver(&mut self, cx: Context<'_>, envelope: Envelope) {
+        self.latency.record(Stage::Crossing, cx.now.nanos_since(envelope.posted));
+        match envelope.kind {
+            EnvelopeKind::Request { source } => {
+                self.reread(cx, &envelope.bytes, |core, message| {
+                    let Ok(keys) = keys(cx, &source, message) else { return };
+                    match core.judge(cx, &source, message, &keys) {
+                        Ok(routed) => core.send_on(cx, &source, message, &keys, &routed),
+                        Err(answer) => core.answer(cx, &source, message, answer),
+                    }
+                });
+            }
+            EnvelopeKind::Response { flow } => {
+                let bytes = &envelope.bytes;
+                self.deliver_response(cx, flow, bytes.len(), std::iter::once(&bytes[..]));
+            }
+        }
+        self.give_buffer(envelope.bytes);
+    }
+
+    /// The other worker's mailbox is full: the request is answered, a response is lost (and counted).
+    pub(super) fn undelivered(&mut self, cx: Context<'_>, envelope: Envelope) {
+        match envelope.kind {
+            EnvelopeKind::Request { source } => {
+                let full = Answer::new(503, Refused::MailboxFull);
+                self.reread(cx, &envelope.bytes, |core, message| {
+                    core.answer(cx, &source, message, full)
+                });
+            }
+            EnvelopeKind::Response { .. } => self.counters.refuse(Refused::MailboxFull),
+        }
+        self.give_buffer(envelope.bytes);
+    }
+
+    /// Messages that were whole when we copied them, one after the other.
+    fn reread(
+        &mut self,
+        cx: Context<'_>,
+        bytes: &[u8],
+        mut each: impl FnMut(&mut Core, &Message<'_>),
+    ) {
+        let mut rest = bytes;
+        let limits = cx.settings.own_frame_limits();
+        while let Ok(Framed::Message(message)) = frame(rest, &mut FrameState::default(), limits) {
+            rest = &rest[message.len()..];
+            each(self, &message);
+        }
+    }
+
+    /// Requests that were queued for a peer and never sent: each is answered, by the branch that we had put on it.
+    pub(super) fn bounce(&mut self, cx: Context<'_>, bytes: &[u8], status: u16) {
+        self.reread(cx, bytes, |core, message| {
+            let branch =
+                message.top_via().ok().and_then(|via| via.branch().and_then(BranchKey::read));
+            let Some(branch) = branch else { return };
+            core.counters.refuse(Refused::NoBackend);
+            if !message.is_request() || message.method() == Method::Ack {
+                return;
+            }
+            let mut text = std::mem::take(&mut core.text);
+            let tag = to_tag(cx, message);
+            reply(message, status, None, &[], &tag, None, &mut text);
+            core.counters.answer(status);
+            core.reread(cx, &text, |core, response| {
+                let patch = forward::response(response);
+                core.deliver_response(cx, branch.trusted().flow, patch.len(), patch.pieces());
+            });
+            text.clear();
+            core.text = text;
+        });
+    }
+
+    /// OPTIONS to ourselves: how we are (RFC 3261 11).
+    fn answer_options(&mut self, cx: Context<'_>, source: &Source, message: &Message<'_>) {
+        let usable = (0..cx.settings.backends().len()).any(|backend| self.upstream.is_up(backend));
+        if self.drain.is_some() {
+            return self.answer(cx, source, message, Answer::new(503, Refused::Draining));
+        }
+        if !usable {
+            return self.answer(cx, source, message, Answer::new(503, Refused::NoBackend));
+        }
+        let extra: [(&str, &[u8]); 3] =
+            [("Allow", ALLOW), ("Accept", b"application/sdp"), ("Supported", SUPPORTED)];
+        self.reply(cx, source, message, 200, &extra);
+    }
+
+    pub(super) fn answer_fault(
+        &mut self,
+        cx: Context<'_>,
+        source: &Source,
+        message: &Message<'_>,
+        fault: Fault,
+    ) {
+        if message.method() == Method::Ack {
+            return self.counters.refuse(Refused::AckDropped);
+        }
+        self.reply(cx, source, message, fault.kind.status(), &[]);
+    }
+
+    /// Answers a request instead of forwarding it; an ACK is only counted (RFC 3261 17).
+    fn answer(&mut self, cx: Context<'_>, source: &Source, message: &Message<'_>, answer: Answer) {
+        self.counters.refuse(answer.reason);
+        if let Some(place) = answer.transport {
+            self.counters.refuse_transport(place);
+        }
+        if message.method() == Method::Ack {
+            return self.counters.refuse(Refused::AckDropped);
+        }
+        let mut warning = Vec::new();
+        let mut unsupported = Vec::new();
+        let mut extra: SmallVec<[(&str, &[u8]); 2]> = SmallVec::new();
+        if let Some(text) = answer.warning {
+            warning.extend_from_slice(b"399 ");
+            warning.extend_from_slice(cx.settings.snapshot.node.as_bytes());
+            warning.extend_from_slice(b" \"");
+            warning.extend_from_slice(text.as_bytes());
+            warning.push(b'"');
+            extra.push(("Warning", &warning));
+        }
+        if answer.status == 420 {
+            for value in message.values(Name::ProxyRequire) {
+                if !unsupported.is_empty() {
+                    unsupported.extend_from_slice(b", ");
+                }
+                unsupported.extend_from_slice(value.bytes);
+            }
+            extra.push(("Unsupported", &unsupported));
+        }
+        if answer.reason == Refused::Draining || answer.reason == Refused::NoBackend {
+            extra.push(("Retry-After", self.retry_after()));
+        }
+        self.reply(cx, source, message, answer.status, &extra);
+    }
+
+    /// Spread, so that those who were refused together do not come back together.
+    fn retry_after(&mut self) -> &'static [u8] {
+        const SECONDS: [&[u8]; 10] =
+            [b"5", b"6", b"7", b"8", b"9", b"10", b"11", b"12", b"13", b"14"];
+        SECONDS[self.random.below(SECONDS.len() as u64) as usize]
+    }
+
+    fn reply(
+        &mut self,
+        cx: Context<'_>,
+        source: &Source,
+        message: &Message<'_>,
+        status: u16,
+        extra: &[(&str, &[u8])],
+    ) {
+        let mut text = std::mem::take(&mut self.text);
+        let tag = to_tag(cx, message);
+        let received = Some((source.peer.ip().to_canonical(), source.peer.port()));
+        reply(message, status, None, extra, &tag, received, &mut text);
+        self.counters.answer(status);
+        self.note_status(cx, source, status);
+        self.deliver_response(cx, source.flow, text.len(), std::iter::once(&text[..]));
+        text.clear();
+        self.text = text;
+    }
+
+    /// A response: checked against the peer that was asked, our Via off, back by the branch (RFC 3261 16.7).
+    fn response(&mut self, cx: Context<'_>, source: &Source, message: &Message<'_>) {
+        match self.judge_response(cx, source, message) {
+            Ok((branch, last)) => {
+                self.note_answered(cx, source, message, &branch, last);
+                if message.values(Name::Via).nth(1).is_none() {
+                    return self.counters.refuse(Refused::ResponseEndsHere);
+                }
+                let patch = forward::response(message);
+                if self.deliver_response(cx, branch.flow, patch.len(), patch.pieces()) {
+                    self.turn.responses += 1;
+                }
+            }
+            Err(reason) => self.counters.refuse(reason),
+        }
+    }
+
+    fn judge_response(
+        &self,
+        cx: Context<'_>,
+        source: &Source,
+        message: &Message<'_>,
+    ) -> Result<(Branch, bool), Refused> {
+        message.validate_response().map_err(|_| Refused::ResponseMalformed)?;
+        let via = message.top_via().map_err(|_| Refused::ResponseMalformed)?;
+        let call_id = message.call_id().map_err(|_| Refused::ResponseMalformed)?;
+        let cseq = message.cseq().map_err(|_| Refused::ResponseMalformed)?;
+        if !cx.settings.is_own(via.host, via.port) {
+            return Err(Refused::ResponseNotOurs);
+        }
+        let read = via.branch().and_then(BranchKey::read).ok_or(Refused::ResponseNotOurs)?;
+        let asked = source.backends.iter().copied().chain([PeerId::flow(source.flow)]);
+        let branch = asked
+            .into_iter()
+            .find_map(|peer| read.verify(&cx.settings.branch_key, peer, call_id, cseq.number))
+            .ok_or(Refused::ResponseForged)?;
+        let Start::Response { status, .. } = message.start() else {
+            return Err(Refused::ResponseMalformed);
+        };
+        if status == 100 {
+            return Err(Refused::ResponseTrying);
+        }
+        Ok((branch, status >= 200))
+    }
+
+    fn note_answered(
+        &mut self,
+        cx: Context<'_>,
+        source: &Source,
+        message: &Message<'_>,
+        branch: &Branch,
+        last: bool,
+    ) {
+        let Ok(cseq) = message.cseq() else { return };
+        let method = Method::from_bytes(cseq.method);
+        if let Some(answered) = self.pending.answered(branch.unique, method as u8, cx.now, last) {
+            if let Some(nanos) = answered.backend {
+                self.latency.record(Stage::Backend, nanos);
+            }
+            if let Some(received) = answered.received {
+                self.latency.record(Stage::Transaction, cx.now.nanos_since(received));
+            }
+        }
+        if last && let Some(peer) = source.backends.first() {
+            let backend = cx.settings.backends().iter().position(|place| place.peer == *peer);
+            if let Some(backend) = backend {
+                self.counters.backends[backend][Outcome::Answered as usize] += 1;
+            }
+        }
+        let Start::Response { status, .. } = message.start() else { return };
+        let Some(conn) = self.conn_of(branch.flow) else { return };
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        if method == Method::Register && (200..300).contains(&status) {
+            connection.registered = true;
+        }
+        let asker = connection.peer.ip();
+        let trusted = cx.settings.snapshot.zones[usize::from(connection.zone)].trusted;
+        if !trusted && let Some(limit) = cx.settings.snapshot.limits.failures_per_prefix {
+            match status {
+                401 | 403 | 404 => self.buckets.failed(asker, cx.now, limit),
+                200..=299 => self.buckets.succeeded(asker),
+                _ => {}
+            }
+        }
+    }
+
+    /// Failures that we answer ourselves count like those of a backend.
+    fn note_status(&mut self, cx: Context<'_>, source: &Source, status: u16) {
+        if !source.trusted
+            && matches!(status, 401 | 403 | 404)
+            && let Some(limit) = cx.settings.snapshot.limits.failures_per_prefix
+        {
+            self.buckets.failed(source.peer.ip(), cx.now, limit);
+        }
+    }
+
+    /// A response on its last step: to the connection that asked, on this worker or another.
+    fn deliver_response<'p>(
+        &mut self,
+        cx: Context<'_>,
+        flow: FlowId,
+        len: usize,
+        pieces: impl Iterator<Item = &'p [u8]>,
+    ) -> bool {
+        if flow.worker != self.worker && flow.worker < cx.settings.workers {
+            let mut bytes = self.take_buffer();
+            pieces.for_each(|piece| bytes.extend_from_slice(piece));
+            let kind = EnvelopeKind::Response { flow };
+            self.counters.crossings += 1;
+            let envelope = Envelope { kind, posted: cx.now, bytes };
+            self.posts.push_back((u16::from(flow.worker), envelope));
+            return true;
+        }
+        let Some(conn) = self.conn_of(flow) else {
+            self.counters.refuse(Refused::ResponseFlowGone);
+            return false;
+        };
+        let Some(connection) = self.connections.get(conn) else {
+            self.counters.refuse(Refused::ResponseFlowGone);
+            return false;
+        };
+        let zone = usize::from(connection.zone);
+        let is_link = matches!(connection.role, Role::Link { .. });
+        match self.queue(cx, conn, len, pieces) {
+            Ok(()) => {
+                self.counters.zones[zone].responses_forwarded += 1;
+                true
+            }
+            Err(_) => {
+                // For a client `queue` has counted and closed; a link keeps what it has.
+                if is_link {
+                    self.counters.refuse(Refused::LinkFull);
+                }
+                false
+            }
+        }
+    }
+}
+
+/// `sips` means TLS on every hop (RFC 5630 5.3); the next one is not.
+const SIPS_REFUSED: Answer = Answer {
+    status: 480,
+    reason: Refused::TransportPolicy,
+    transport: Some(TransportRefused::Sips),
+    warning: Some("sips needs TLS and the next hop has none"),
+};
+
+fn keys<'a>(cx: Context<'_>, source: &Source, message: &Message<'a>) -> Result<Keys<'a>, Fault> {
+    let via = message.top_via()?;
+    let call_id = message.call_id()?;
+    let cseq = message.cseq()?.number;
+    let from_tag = message.from_tag()?.unwrap_or_default();
+    let Start::Request { uri, .. } = message.start() else {
+        return Err(Fault::new(FaultKind::StartLineBad, 0));
+    };
+    let key = &cx.settings.branch_key;
+    let unique = key.unique(&UniqueFields {
+        branch: via.branch().unwrap_or_default(),
+        sent_by: via.host,
+        call_id,
+        cseq,
+        from_tag,
+        source: source.peer.ip(),
+        zone: source.zone,
+    });
+    let routes = message.values(Name::Route).map(|value| value.bytes);
+    let loop_part = key.loop_part(uri, routes, call_id, from_tag, cseq);
+    Ok(Keys { call_id, cseq, unique, loop_part })
+}
+
+/// Whether the request has been here with the same Request-URI and Route (RFC 5393 4.2.2).
+fn loops(cx: Context<'_>, message: &Message<'_>, keys: &Keys<'_>) -> bool {
+    message.vias().flatten().any(|via| {
+        via.branch().and_then(BranchKey::read).is_some_and(|read| {
+            read.loop_part() == keys.loop_part && cx.settings.is_own(via.host, via.port)
+        })
+    })
+}
+
+/// A To tag for our own responses: the same for the same request, so that a stateless answer can be repeated
+/// (RFC 3261 8.2.7).
+fn to_tag(cx: Context<'_>, message: &Message<'_>) -> SmallVec<[u8; 16]> {
+    let via = message.top_via().ok();
+    let branch = via.as_ref().and_then(|via| via.branch()).unwrap_or_default();
+    let hash = cx.settings.branch_key.table_hash(branch);
+    let mut text = TagText(SmallVec::new());
+    // Writing into a SmallVec cannot fail.
+    let _ = write!(text, "{hash:016x}");
+    text.0
+}
+
+struct TagText(SmallVec<[u8; 16]>);
+
+impl Write for TagText {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
