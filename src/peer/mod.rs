@@ -2,4 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod expect;
+pub mod location;
+pub mod scenario;
 pub mod tally;
