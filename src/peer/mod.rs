@@ -4,4 +4,5 @@
 pub mod expect;
 pub mod location;
 pub mod scenario;
+pub mod stream;
 pub mod tally;
