@@ -13,6 +13,8 @@ mod relay;
 mod route;
 pub mod settings;
 mod stream;
+#[cfg(test)]
+mod tests;
 pub mod token;
 mod upstream;
 

@@ -1,0 +1,628 @@
+//! The proxy as a Machine, bytes in and bytes out, with nothing beneath it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::*;
+use crate::base::machine::{Arrival, Machine};
+use crate::base::time::Duration;
+use crate::config::snapshot::*;
+use admission::PrefixTable;
+use token::{BranchKey, TokenKeys};
+
+fn advertised(host: &str, port: u16, transport: Transport) -> Option<Advertised> {
+    Some(Advertised { host: host.into(), port, transport })
+}
+
+fn zone(name: &str, trusted: bool, at: ZoneAdvertised) -> Zone {
+    Zone {
+        name: name.into(),
+        transports: Transports { tcp: true, tls: true },
+        advertised: at,
+        client_certificate: ClientCertificate::None,
+        client_ca: Vec::new(),
+        client_names: Vec::new(),
+        server_ca: Vec::new(),
+        certificate: None,
+        allow_from: Vec::new(),
+        path: PathPolicy::Always,
+        tls_uri: TlsUri::Sips,
+        trusted,
+        strip_headers: vec!["p-asserted-identity".into()],
+    }
+}
+
+fn snapshot() -> Snapshot {
+    let edge = ZoneAdvertised {
+        tcp_v4: advertised("edge.example.com", 5060, Transport::Tcp),
+        tcp_v6: advertised("[2001:db8::1]", 5060, Transport::Tcp),
+        tls_v4: advertised("edge.example.com", 5061, Transport::Tls),
+        tls_v6: advertised("[2001:db8::1]", 5061, Transport::Tls),
+    };
+    let core = ZoneAdvertised {
+        tcp_v4: advertised("10.0.0.9", 5070, Transport::Tcp),
+        tcp_v6: None,
+        tls_v4: None,
+        tls_v6: None,
+    };
+    let listener = |zone, bind: &str, host: &str, port| Listener {
+        name: "l".into(),
+        zone,
+        transport: Transport::Tcp,
+        bind: bind.parse().unwrap(),
+        advertised: advertised(host, port, Transport::Tcp).unwrap(),
+        identities: Vec::new(),
+    };
+    let backend = |name: &str, address: &str| Backend {
+        name: name.into(),
+        transport: Transport::Tcp,
+        address: address.parse().unwrap(),
+        server_name: name.into(),
+        weight: 100,
+        priority: 0,
+    };
+    Snapshot {
+        node: "edge-1".into(),
+        zones: vec![zone("edge", false, edge), zone("core", true, core)],
+        listeners: vec![
+            listener(0, "192.0.2.1:5060", "edge.example.com", 5060),
+            listener(1, "10.0.0.9:5070", "10.0.0.9", 5070),
+        ],
+        pools: vec![Pool {
+            name: "registrars".into(),
+            zone: 1,
+            affinity: Affinity::CallId,
+            lanes: 1,
+            connect_timeout: Duration::from_secs(1),
+            response_timeout: Duration::from_secs(5),
+            shared_dialogs: false,
+            allow_wildcard: false,
+            backends: vec![backend("b1", "10.0.0.1:5080"), backend("b2", "10.0.0.2:5080")],
+        }],
+        routes: vec![Route { from_zone: 0, methods: Vec::new(), hosts: Vec::new(), pool: 0 }],
+        tls: Tls {
+            tls12: true,
+            tls13: true,
+            groups: vec![Group::X25519],
+            require_alpn: false,
+            crl: Vec::new(),
+        },
+        limits: Limits::default(),
+        drain: crate::config::snapshot::Drain {
+            deadline: Duration::from_secs(60),
+            pace: Duration::from_secs(30),
+        },
+        udp_answer: 480,
+        generation: 1,
+    }
+}
+
+fn settings_of(snapshot: Snapshot, workers: u8) -> Arc<Settings> {
+    let sides = snapshot.listeners.iter().map(|_| None).collect();
+    let clients =
+        snapshot.pools.iter().map(|pool| pool.backends.iter().map(|_| None).collect()).collect();
+    Arc::new(Settings::new(
+        snapshot,
+        sides,
+        clients,
+        BranchKey::new([7; 16]),
+        TokenKeys::new("edge-1", &[9; 32], None),
+        workers,
+        Arc::new(PrefixTable::new()),
+    ))
+}
+
+/// A connection of one of the workers.
+type At = (usize, ConnId);
+
+/// Workers without a ring: what they transmit is kept by connection, envelopes cross at once.
+struct Bench {
+    workers: Vec<Proxy>,
+    now: Instant,
+    sent: HashMap<At, Vec<u8>>,
+    closed: Vec<At>,
+    /// Links by worker and address.
+    links: HashMap<(usize, SocketAddr), ConnId>,
+    /// Addresses that refuse.
+    dead: Vec<SocketAddr>,
+    next_slot: u32,
+}
+
+impl Bench {
+    fn new(workers: usize) -> Self {
+        Self::with(workers, snapshot())
+    }
+
+    fn with(workers: usize, snapshot: Snapshot) -> Self {
+        let settings = settings_of(snapshot, workers as u8);
+        let now = Instant(1_000_000_000);
+        let mut bench = Bench {
+            workers: (0..workers)
+                .map(|index| {
+                    let incarnation = 0x1000 + index as u32;
+                    Proxy::new(index as u8, incarnation, 64, 42, now, settings.clone())
+                })
+                .collect(),
+            now,
+            sent: HashMap::new(),
+            closed: Vec::new(),
+            links: HashMap::new(),
+            dead: Vec::new(),
+            next_slot: 0,
+        };
+        bench.settle();
+        bench
+    }
+
+    /// Does all that the workers ask for, until they ask for nothing.
+    fn settle(&mut self) {
+        loop {
+            let mut busy = false;
+            for index in 0..self.workers.len() {
+                while let Some(output) = self.workers[index].poll() {
+                    busy = true;
+                    self.obey(index, output);
+                }
+                while let Some((worker, envelope)) = self.workers[index].post() {
+                    busy = true;
+                    self.workers[usize::from(worker)].deliver(self.now, envelope);
+                }
+                self.workers[index].leaving(self.now);
+            }
+            if !busy {
+                return;
+            }
+        }
+    }
+
+    fn obey(&mut self, index: usize, output: Output) {
+        let worker = &mut self.workers[index];
+        match output {
+            Output::Transmit { conn, chunk } => {
+                self.sent.entry((index, conn)).or_default().extend_from_slice(chunk.bytes());
+                worker.handle(self.now, Input::Sent { conn, chunk });
+            }
+            Output::Connect { conn, to, .. } if self.dead.contains(&to) => {
+                worker.handle(self.now, Input::Closed { conn, cause: CloseCause::ConnectFailed });
+            }
+            Output::Connect { conn, to, .. } => {
+                self.links.insert((index, to), conn);
+                worker.handle(self.now, Input::Connected { conn });
+            }
+            Output::Close { conn, .. } => {
+                self.closed.push((index, conn));
+                worker.handle(self.now, Input::Closed { conn, cause: CloseCause::Asked });
+            }
+            Output::Accept { .. } => {}
+        }
+    }
+
+    fn accept(&mut self, worker: usize, listener: u32, peer: &str) -> At {
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        let arrival = Arrival { slot, listener, peer: peer.parse().unwrap() };
+        let conn = self.workers[worker].admit(self.now, arrival).expect("admitted");
+        (worker, conn)
+    }
+
+    fn client(&mut self) -> At {
+        self.accept(0, 0, "198.51.100.7:40000")
+    }
+
+    fn link(&self, worker: usize, backend: &str) -> At {
+        (worker, self.links[&(worker, backend.parse().unwrap())])
+    }
+
+    fn send(&mut self, (worker, conn): At, text: &str) {
+        let mut bytes = text.as_bytes().to_vec();
+        self.workers[worker].handle(self.now, Input::Received { conn, bytes: &mut bytes });
+        self.settle();
+    }
+
+    /// What the peer of a connection has been sent since it was asked last.
+    fn take(&mut self, at: At) -> String {
+        String::from_utf8(self.sent.remove(&at).unwrap_or_default()).unwrap()
+    }
+
+    fn hang_up(&mut self, (worker, conn): At) {
+        self.workers[worker].handle(self.now, Input::Closed { conn, cause: CloseCause::Reset });
+        self.settle();
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        self.now = self.now + duration;
+        for index in 0..self.workers.len() {
+            self.workers[index].handle(self.now, Input::Tick);
+        }
+        self.settle();
+    }
+
+    /// The link that the last request went to, and the request.
+    fn at_backend(&mut self) -> (At, String) {
+        let links: Vec<At> =
+            self.links.iter().map(|((worker, _), conn)| (*worker, *conn)).collect();
+        let found =
+            links.into_iter().find(|at| self.sent.contains_key(at)).expect("a request arrived");
+        (found, self.take(found))
+    }
+
+    fn refused(&self, reason: crate::telemetry::counter::Refused) -> u64 {
+        self.workers.iter().map(|worker| worker.core.counters.refused(reason)).sum()
+    }
+}
+
+fn request(method: &str, uri: &str, call: &str, extra: &str) -> String {
+    format!(
+        "{method} {uri} SIP/2.0\r\n\
+         Via: SIP/2.0/TCP client.invalid:5060;rport;branch=z9hG4bK{call}\r\n\
+         {extra}\
+         From: <sip:alice@example.com>;tag=a\r\n\
+         To: <sip:bob@example.com>\r\n\
+         Call-ID: {call}\r\n\
+         CSeq: 1 {method}\r\n\
+         Max-Forwards: 70\r\n\
+         Content-Length: 0\r\n\r\n"
+    )
+}
+
+/// A response to what arrived, as a UAS makes it.
+fn response(arrived: &str, status: &str) -> String {
+    let mut text = format!("SIP/2.0 {status}\r\n");
+    for line in arrived.split("\r\n").skip(1) {
+        let name = line.split(':').next().unwrap_or_default();
+        if matches!(name, "Via" | "Record-Route" | "From" | "Call-ID" | "CSeq") {
+            text.push_str(line);
+            text.push_str("\r\n");
+        }
+        if name == "To" {
+            text.push_str(line);
+            text.push_str(if line.contains(";tag=") { "\r\n" } else { ";tag=b\r\n" });
+        }
+    }
+    text + "Content-Length: 0\r\n\r\n"
+}
+
+fn header<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
+    let lines = text.split("\r\n").filter_map(|line| line.split_once(": "));
+    lines.filter(|(it, _)| *it == name).map(|(_, value)| value).collect()
+}
+
+#[test]
+fn a_request_gets_our_via_and_its_response_loses_it() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    bench.send(client, &request("OPTIONS", "sip:bob@example.com", "c1", ""));
+    let (backend, arrived) = bench.at_backend();
+    let vias = header(&arrived, "Via");
+    assert!(vias[0].starts_with("SIP/2.0/TCP 10.0.0.9:5070;branch=z9hG4bK"), "{arrived}");
+    assert_eq!(
+        vias[1],
+        "SIP/2.0/TCP client.invalid:5060;rport=40000;branch=z9hG4bKc1;received=198.51.100.7"
+    );
+    assert_eq!(header(&arrived, "Max-Forwards"), ["69"]);
+    assert_eq!(header(&arrived, "Max-Breadth"), ["60"]);
+    bench.send(backend, &response(&arrived, "200 OK"));
+    let answer = bench.take(client);
+    assert!(answer.starts_with("SIP/2.0 200 OK\r\n"), "{answer}");
+    assert_eq!(header(&answer, "Via").len(), 1);
+}
+
+#[test]
+fn an_invite_is_record_routed_on_both_sides_and_its_dialog_follows_the_token() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    bench.send(client, &request("INVITE", "sip:bob@example.com", "c2", ""));
+    let (backend, arrived) = bench.at_backend();
+    let routes: Vec<String> =
+        header(&arrived, "Record-Route").iter().map(|it| it.to_string()).collect();
+    assert_eq!(routes.len(), 2, "{arrived}");
+    assert!(routes[0].ends_with("@10.0.0.9:5070;transport=tcp;lr>"));
+    assert!(routes[1].ends_with("@edge.example.com:5060;transport=tcp;lr>"));
+    bench.send(backend, &response(&arrived, "200 OK"));
+    bench.take(client);
+
+    // The caller's route set is reversed: what was lower comes first.
+    let bye = request(
+        "BYE",
+        "sip:bob@10.0.0.1",
+        "c2",
+        &format!("Route: {}, {}\r\n", routes[1], routes[0]),
+    )
+    .replace("To: <sip:bob@example.com>", "To: <sip:bob@example.com>;tag=b");
+    bench.send(client, &bye);
+    let bye_at = bench.take(backend);
+    assert!(bye_at.starts_with("BYE ") && header(&bye_at, "Route").is_empty(), "{bye_at}");
+
+    // The callee's BYE comes over the link and finds the caller's flow.
+    let bye = request(
+        "BYE",
+        "sip:alice@client.invalid",
+        "c2",
+        &format!("Route: {}\r\nRoute: {}\r\n", routes[0], routes[1]),
+    )
+    .replace("To: <sip:bob@example.com>", "To: <sip:bob@example.com>;tag=b");
+    bench.send(backend, &bye);
+    let at_client = bench.take(client);
+    assert!(at_client.starts_with("BYE ") && header(&at_client, "Route").is_empty(), "{at_client}");
+    bench.send(client, &response(&at_client, "200 OK"));
+    assert!(bench.take(backend).starts_with("SIP/2.0 200"));
+}
+
+#[test]
+fn register_gets_a_path_that_leads_back_even_from_another_worker() {
+    let mut bench = Bench::new(2);
+    let client = bench.accept(1, 0, "198.51.100.7:40000");
+    bench.send(client, &request("REGISTER", "sip:example.com", "c3", ""));
+    let (_, arrived) = bench.at_backend();
+    let path = header(&arrived, "Path")[0].to_string();
+    assert!(
+        path.starts_with("<sip:f") && path.ends_with("@10.0.0.9:5070;transport=tcp;lr>"),
+        "{path}"
+    );
+
+    let other = bench.link(0, "10.0.0.1:5080");
+    bench.send(other, &request("INVITE", "sip:alice@client", "c4", &format!("Route: {path}\r\n")));
+    let ringing = bench.take(client);
+    assert!(ringing.starts_with("INVITE "), "{ringing}");
+    assert_eq!(header(&ringing, "Route").len(), 0);
+    bench.send(client, &response(&ringing, "180 Ringing"));
+    assert!(bench.take(other).starts_with("SIP/2.0 180"));
+    assert_eq!(bench.workers[0].core.counters.crossings, 1);
+
+    // The phone goes away: its flow is gone, and the caller hears it.
+    bench.hang_up(client);
+    bench.send(other, &request("INVITE", "sip:alice@client", "c5", &format!("Route: {path}\r\n")));
+    assert!(bench.take(other).starts_with("SIP/2.0 430"));
+}
+
+#[test]
+fn tokens_of_others_and_forged_ones_are_refused() {
+    let mut bench = Bench::new(1);
+    let alice = bench.client();
+    bench.send(alice, &request("REGISTER", "sip:example.com", "c6", ""));
+    let (_, arrived) = bench.at_backend();
+    let path = header(&arrived, "Path")[0].to_string();
+    let mallory = bench.accept(0, 0, "203.0.113.5:1");
+    bench.send(
+        mallory,
+        &request("MESSAGE", "sip:alice@client", "c7", &format!("Route: {path}\r\n")),
+    );
+    assert!(bench.take(mallory).starts_with("SIP/2.0 403"));
+    let forged = path.replacen("<sip:fag", "<sip:fah", 1);
+    assert_ne!(forged, path);
+    let link = bench.link(0, "10.0.0.1:5080");
+    bench
+        .send(link, &request("MESSAGE", "sip:alice@client", "c8", &format!("Route: {forged}\r\n")));
+    assert!(bench.take(link).starts_with("SIP/2.0 403"));
+    assert_eq!(bench.take(alice), "");
+}
+
+#[test]
+fn a_response_counts_only_from_the_peer_that_was_asked_and_for_its_call() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    bench.send(client, &request("OPTIONS", "sip:bob@example.com", "c9", ""));
+    let (backend, arrived) = bench.at_backend();
+    let answer = response(&arrived, "200 OK");
+    let other = [bench.link(0, "10.0.0.1:5080"), bench.link(0, "10.0.0.2:5080")]
+        .into_iter()
+        .find(|link| *link != backend)
+        .unwrap();
+    bench.send(other, &answer);
+    let mallory = bench.accept(0, 0, "203.0.113.5:1");
+    bench.send(mallory, &answer);
+    bench.send(backend, &answer.replace("Call-ID: c9", "Call-ID: c8"));
+    bench.send(backend, &answer.replace("CSeq: 1", "CSeq: 2"));
+    assert_eq!(bench.take(client), "");
+    assert_eq!(bench.refused(crate::telemetry::counter::Refused::ResponseForged), 4);
+    bench.send(backend, &answer);
+    assert!(bench.take(client).starts_with("SIP/2.0 200"));
+}
+
+#[test]
+fn requests_with_nowhere_to_go_get_the_right_status() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    let cases = [
+        (request("OPTIONS", "mailto:bob@example.com", "d1", ""), "416"),
+        (request("INVITE", "sip:bob@example.com", "d2", "Proxy-Require: magic\r\n"), "420"),
+        (request("INVITE", "sip:bob@example.com;transport=udp", "d3", ""), "480"),
+        (
+            request(
+                "INVITE",
+                "sip:bob@example.com",
+                "d4",
+                "Route: <sip:10.9.9.9;transport=UDP;lr>\r\n",
+            ),
+            "480",
+        ),
+        (request("INVITE", "sips:bob@example.com", "d5", ""), "480"),
+        (
+            request("INVITE", "sip:bob@example.com", "d6", "")
+                .replace("Forwards: 70", "Forwards: 0"),
+            "483",
+        ),
+        (request("OPTIONS", "sip:edge.example.com", "d7", ""), "200"),
+        (request("OPTIONS", "sip:EDGE.example.com:5060", "d8", ""), "200"),
+        (request("OPTIONS", "sip:192.0.2.1", "d9", ""), "200"),
+        (
+            request("OPTIONS", "sip:bob@example.com", "e1", "")
+                .replace("Forwards: 70", "Forwards: 0"),
+            "200",
+        ),
+    ];
+    for (text, status) in cases {
+        bench.send(client, &text);
+        let answer = bench.take(client);
+        assert!(answer.starts_with(&format!("SIP/2.0 {status} ")), "{text}\n{answer}");
+    }
+    bench.send(client, &request("ACK", "sip:bob@example.com;transport=udp", "e2", ""));
+    assert_eq!(bench.take(client), "");
+}
+
+#[test]
+fn a_dead_pool_is_503_and_a_dead_backend_is_passed_over() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    let first = bench.link(0, "10.0.0.1:5080");
+    let second = bench.link(0, "10.0.0.2:5080");
+    bench.dead.push("10.0.0.1:5080".parse().unwrap());
+    bench.dead.push("10.0.0.2:5080".parse().unwrap());
+    bench.hang_up(first);
+    for call in 0..20 {
+        bench.send(client, &request("OPTIONS", "sip:bob@example.com", &format!("f{call}"), ""));
+    }
+    assert_eq!(bench.take(second).matches("OPTIONS sip:").count(), 20);
+    bench.hang_up(second);
+    bench.send(client, &request("OPTIONS", "sip:bob@example.com", "g1", ""));
+    let answer = bench.take(client);
+    assert!(answer.starts_with("SIP/2.0 503"), "{answer}");
+    assert_eq!(header(&answer, "Warning"), ["399 edge-1 \"no backend of the pool is up\""]);
+
+    // Back-off, then the link comes back by itself.
+    bench.dead.clear();
+    bench.pass(Duration::from_secs(11));
+    bench.send(client, &request("OPTIONS", "sip:bob@example.com", "g2", ""));
+    bench.at_backend();
+}
+
+#[test]
+fn a_request_that_went_round_is_a_loop_and_a_spiral_is_not() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    bench.send(client, &request("OPTIONS", "sip:bob@example.com", "h1", ""));
+    let (_, arrived) = bench.at_backend();
+    bench.send(client, &arrived);
+    assert!(bench.take(client).starts_with("SIP/2.0 482"));
+    bench.send(client, &arrived.replace("OPTIONS sip:bob@", "OPTIONS sip:carol@"));
+    let (_, spiral) = bench.at_backend();
+    assert_eq!(header(&spiral, "Via").len(), 3);
+}
+
+#[test]
+fn a_cancel_and_an_ack_carry_the_branch_of_their_invite() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    bench.send(client, &request("INVITE", "sip:bob@example.com", "i1", ""));
+    let (backend, invite) = bench.at_backend();
+    bench.send(client, &request("CANCEL", "sip:bob@example.com", "i1", ""));
+    let cancel = bench.take(backend);
+    bench.send(client, &request("ACK", "sip:bob@example.com", "i1", ""));
+    let ack = bench.take(backend);
+    assert_eq!(header(&invite, "Via")[0], header(&cancel, "Via")[0]);
+    assert_eq!(header(&invite, "Via")[0], header(&ack, "Via")[0]);
+}
+
+#[test]
+fn pings_are_answered_split_or_not_and_never_inside_a_message() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    for part in ["\r", "\n\r", "\n"] {
+        bench.send(client, part);
+    }
+    assert_eq!(bench.take(client), "\r\n");
+    let text = request("OPTIONS", "sip:edge.example.com", "j1", "");
+    let (head, tail) = text.split_at(text.len() - 4);
+    bench.send(client, &format!("\r\n\r\n{head}"));
+    assert_eq!(bench.take(client), "\r\n");
+    bench.send(client, tail);
+    assert!(bench.take(client).starts_with("SIP/2.0 200"));
+}
+
+#[test]
+fn unframeable_is_answered_400_and_closed_after_a_moment() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    let text = request("OPTIONS", "sip:bob@example.com", "k1", "");
+    bench.send(client, &text.replace("Content-Length: 0", "Content-Length: -1"));
+    assert!(bench.take(client).starts_with("SIP/2.0 400"));
+    bench.send(client, &text);
+    assert_eq!(bench.take(client), "");
+    bench.pass(Duration::from_millis(1100));
+    assert_eq!(bench.closed, [client]);
+}
+
+#[test]
+fn half_a_message_and_silence_is_closed_at_the_deadline() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    bench.send(client, "OPTIONS sip:bob@example.com SIP/2.0\r\n");
+    bench.pass(Duration::from_millis(1500));
+    assert_eq!(bench.closed, []);
+    // Too slow: 35 bytes in two seconds.
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.closed, [client]);
+}
+
+#[test]
+fn a_link_that_dies_with_requests_unsent_answers_each() {
+    let mut snapshot = snapshot();
+    snapshot.pools[0].backends.truncate(1);
+    let mut bench = Bench::with(1, snapshot);
+    let client = bench.client();
+    let (worker, link) = bench.link(0, "10.0.0.1:5080");
+    // One chunk is out and does not come home; what follows waits behind it.
+    let text = request("OPTIONS", "sip:bob@example.com", "l1", "");
+    let mut bytes = text.clone().into_bytes();
+    bench.workers[worker].handle(bench.now, Input::Received { conn: client.1, bytes: &mut bytes });
+    let Some(Output::Transmit { chunk, .. }) = bench.workers[worker].poll() else { panic!("sent") };
+    bench.send(client, &text.replace("l1", "l2"));
+    bench.workers[worker].handle(bench.now, Input::Sent { conn: link, chunk });
+    // Before the loop asks for the next chunk the link is gone.
+    bench.dead.push("10.0.0.1:5080".parse().unwrap());
+    bench.workers[worker].handle(bench.now, Input::Closed { conn: link, cause: CloseCause::Reset });
+    bench.settle();
+    let answers = bench.take(client);
+    assert!(answers.starts_with("SIP/2.0 503") && answers.contains("Call-ID: l2"), "{answers}");
+    assert!(!answers.contains("Call-ID: l1"));
+}
+
+#[test]
+fn limits_refuse_by_name() {
+    use crate::telemetry::counter::Refused;
+    let mut snapshot = snapshot();
+    snapshot.limits.requests_per_prefix = Rate { count: 10, per: Duration::from_secs(1) };
+    snapshot.limits.connections_per_prefix = 2;
+    let mut bench = Bench::with(1, snapshot);
+    let client = bench.client();
+    bench.client();
+    let arrival = Arrival { slot: 9, listener: 0, peer: "198.51.100.7:5".parse().unwrap() };
+    assert!(bench.workers[0].admit(bench.now, arrival).is_none());
+    for call in 0..15 {
+        bench.send(client, &request("OPTIONS", "sip:bob@example.com", &format!("m{call}"), ""));
+    }
+    assert_eq!(bench.take(client).matches("SIP/2.0 503").count(), 5);
+    assert_eq!(bench.refused(Refused::RatePrefix), 5);
+}
+
+#[test]
+fn headers_of_the_inside_are_stripped_from_outside_only() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    let text =
+        request("OPTIONS", "sip:bob@example.com", "n1", "p-Asserted-IDENTITY : <sip:ceo@x>\r\n");
+    bench.send(client, &text);
+    let (_, arrived) = bench.at_backend();
+    assert!(!arrived.to_lowercase().contains("ceo"), "{arrived}");
+}
+
+#[test]
+fn a_drain_refuses_new_dialogs_and_closes_at_a_pace() {
+    let mut bench = Bench::new(1);
+    let clients: Vec<At> = (0..10).map(|_| bench.client()).collect();
+    let deadline = bench.now + Duration::from_secs(60);
+    bench.workers[0].handle(bench.now, Input::Drain { deadline });
+    bench.settle();
+    let last = clients[9];
+    bench.send(last, &request("INVITE", "sip:bob@example.com", "o1", ""));
+    assert!(bench.take(last).starts_with("SIP/2.0 503"));
+    bench.send(last, &request("OPTIONS", "sip:edge.example.com", "o2", ""));
+    assert!(bench.take(last).starts_with("SIP/2.0 503"));
+    bench.pass(Duration::from_secs(15));
+    let closed = bench.closed.len();
+    assert!((4..=7).contains(&closed), "{closed}");
+    bench.pass(Duration::from_secs(16));
+    assert_eq!(bench.closed.len(), 10);
+    assert!(bench.workers[0].drained());
+}
