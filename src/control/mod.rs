@@ -6,3 +6,4 @@ pub mod fault;
 pub mod files;
 pub mod log;
 pub mod problem;
+pub mod secret;
