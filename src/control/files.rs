@@ -1,10 +1,13 @@
 //! Files of the control plane, read and written through its own io_uring.
-//! Owns open log files. Never blocks the thread, never leaves a private file readable by others, not even for a moment.
+//! Owns files that grow, each with its task and queue. Never blocks the thread, never leaves a private file readable by others, not even for a moment.
 
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::{mpsc, oneshot};
 use tokio_uring::fs::{self, File, OpenOptions};
 
 /// A file that only its owner may read.
@@ -71,47 +74,113 @@ pub async fn replace(path: &Path, bytes: Vec<u8>, mode: u32) -> io::Result<()> {
     }
 }
 
-/// A file that grows at its end. Open again (`reopen`) after somebody has moved it away.
+/// Pieces that wait for one file: a second of a talkative process.
+const PIECES_WAITING_MAX: usize = 1024;
+
+/// A file that grows at its end, written by a task of its own: nobody who appends ever waits for the disk.
+#[derive(Clone)]
 pub struct Appender {
-    path: PathBuf,
-    mode: u32,
-    file: File,
+    entries: mpsc::Sender<Entry>,
+    dropped: Arc<AtomicU64>,
+}
+
+enum Entry {
+    Bytes(Vec<u8>),
+    Reopen,
+    Finish(oneshot::Sender<()>),
 }
 
 impl Appender {
+    /// Opens or makes the file, and starts its task; needs the runtime of this thread.
     pub async fn open(path: &Path, mode: u32) -> io::Result<Appender> {
-        let file = Appender::open_file(path, mode).await?;
-        Ok(Appender { path: path.to_owned(), mode, file })
+        let file = open_end(path, mode).await?;
+        let (appender, waiting) = Appender::queue(PIECES_WAITING_MAX);
+        let dropped = appender.dropped.clone();
+        let growing = Growing { path: path.to_owned(), mode, file, dropped };
+        tokio_uring::spawn(growing.write(waiting));
+        Ok(appender)
     }
 
-    async fn open_file(path: &Path, mode: u32) -> io::Result<File> {
-        OpenOptions::new().append(true).create(true).mode(mode).open(path).await
+    fn queue(depth: usize) -> (Appender, mpsc::Receiver<Entry>) {
+        let (entries, waiting) = mpsc::channel(depth);
+        (Appender { entries, dropped: Arc::default() }, waiting)
     }
 
-    /// Whether nothing has been written to it.
-    pub fn is_empty(&self) -> io::Result<bool> {
-        Ok(std::fs::metadata(&self.path)?.len() == 0)
+    /// Puts `bytes` into the queue; when it is full they are dropped, and a line in the file says so.
+    pub fn append(&self, bytes: Vec<u8>) {
+        if self.entries.try_send(Entry::Bytes(bytes)).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    /// Appends all of `bytes`. The file was opened with O_APPEND, so the kernel takes its end, not the offset.
-    pub async fn write(&self, bytes: Vec<u8>) -> io::Result<()> {
-        self.file.write_all_at(bytes, 0).await.0
+    /// Opens the file anew, after somebody has moved it away.
+    pub async fn reopen(&self) {
+        let _ = self.entries.send(Entry::Reopen).await;
     }
 
-    pub async fn reopen(&mut self) -> io::Result<()> {
-        let file = Appender::open_file(&self.path, self.mode).await?;
-        std::mem::replace(&mut self.file, file).close().await
+    /// Returns when everything appended before is on the disk. What is appended afterwards is lost.
+    pub async fn finish(self) {
+        let (done, finished) = oneshot::channel();
+        if self.entries.send(Entry::Finish(done)).await.is_ok() {
+            let _ = finished.await;
+        }
+    }
+}
+
+/// The file behind an `Appender`, owned by its task.
+struct Growing {
+    path: PathBuf,
+    mode: u32,
+    file: File,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Growing {
+    async fn write(mut self, mut waiting: mpsc::Receiver<Entry>) {
+        let mut batch = Vec::new();
+        while waiting.recv_many(&mut batch, PIECES_WAITING_MAX).await > 0 {
+            let mut bytes = Vec::new();
+            let mut reopen = false;
+            let mut finish = None;
+            for entry in batch.drain(..) {
+                match entry {
+                    Entry::Bytes(piece) => bytes.extend_from_slice(&piece),
+                    Entry::Reopen => reopen = true,
+                    Entry::Finish(done) => finish = Some(done),
+                }
+            }
+            let dropped = self.dropped.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                bytes.extend_from_slice(format!("#({dropped} pieces dropped here)\n").as_bytes());
+            }
+            if let Err(error) = self.put(bytes, reopen).await {
+                // This may be the log itself, so stderr is what is left to complain to.
+                eprintln!("cannot write {}: {error}", self.path.display());
+            }
+            if let Some(done) = finish {
+                let _ = self.file.sync_all().await;
+                let _ = self.file.close().await;
+                let _ = done.send(());
+                return;
+            }
+        }
     }
 
-    /// Everything on the disk, then closed.
-    pub async fn close(self) -> io::Result<()> {
-        self.file.sync_all().await?;
-        self.file.close().await
+    /// The file was opened with O_APPEND: the kernel takes its end, whatever the offset.
+    async fn put(&mut self, bytes: Vec<u8>, reopen: bool) -> io::Result<()> {
+        if !bytes.is_empty() {
+            self.file.write_all_at(bytes, 0).await.0?;
+        }
+        if reopen {
+            let file = open_end(&self.path, self.mode).await?;
+            std::mem::replace(&mut self.file, file).close().await?;
+        }
+        Ok(())
     }
+}
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
+async fn open_end(path: &Path, mode: u32) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(mode).open(path).await
 }
 
 #[cfg(test)]
@@ -146,21 +215,44 @@ mod tests {
     }
 
     #[test]
-    fn a_log_grows_and_is_opened_anew_after_it_was_moved() {
+    fn a_file_grows_and_is_opened_anew_after_it_was_moved() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("latency.hlog");
+        let (path, old) = (directory.path().join("latency.hlog"), directory.path().join("old"));
+        std::fs::write(&path, "zero\n").unwrap();
         tokio_uring::start(async {
-            let mut log = Appender::open(&path, PUBLIC).await.unwrap();
-            assert!(log.is_empty().unwrap());
-            log.write(b"one\n".to_vec()).await.unwrap();
-            log.write(b"two\n".to_vec()).await.unwrap();
-            assert!(!log.is_empty().unwrap());
-            std::fs::rename(&path, directory.path().join("old")).unwrap();
-            log.reopen().await.unwrap();
-            log.write(b"three\n".to_vec()).await.unwrap();
-            log.close().await.unwrap();
+            let file = Appender::open(&path, PUBLIC).await.unwrap();
+            file.append(b"one\n".to_vec());
+            file.append(b"two\n".to_vec());
+            std::fs::rename(&path, &old).unwrap();
+            file.reopen().await;
+            // A batch is written before its reopen takes effect, so the next batch must wait for it.
+            while !path.exists() {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            file.append(b"three\n".to_vec());
+            file.finish().await;
         });
-        assert_eq!(std::fs::read(&path).unwrap(), b"three\n");
-        assert_eq!(std::fs::read(directory.path().join("old")).unwrap(), b"one\ntwo\n");
+        assert_eq!(std::fs::read_to_string(&old).unwrap(), "zero\none\ntwo\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
+    }
+
+    #[test]
+    fn a_full_queue_drops_pieces_and_says_how_many() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        tokio_uring::start(async {
+            let (appender, waiting) = Appender::queue(2);
+            for piece in ["one\n", "two\n", "three\n", "four\n"] {
+                appender.append(piece.into());
+            }
+            let file = open_end(&path, PRIVATE).await.unwrap();
+            let dropped = appender.dropped.clone();
+            let growing = Growing { path: path.clone(), mode: PRIVATE, file, dropped };
+            tokio_uring::spawn(growing.write(waiting));
+            appender.finish().await;
+        });
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "one\ntwo\n#(2 pieces dropped here)\n");
+        assert_eq!(mode_of(&path), 0o600);
     }
 }
