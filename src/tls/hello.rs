@@ -51,10 +51,15 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Hello>, FaultKind> {
     Ok(Some(extensions(&message[HANDSHAKE_HEADER_BYTES..]).unwrap_or(PLAIN)))
 }
 
+/// Whether `bytes`, as far as they go, begin like a TLS record: content type, and 3 as the major version.
+pub(super) fn may_be_record(bytes: &[u8]) -> bool {
+    bytes.first().is_none_or(|kind| (20..=24).contains(kind))
+        && bytes.get(1).is_none_or(|&major| major == 3)
+}
+
 /// The whole handshake message at the front of the records in `bytes`.
 fn message(bytes: &[u8]) -> Result<Option<Cow<'_, [u8]>>, FaultKind> {
-    let is_record = bytes.first().is_none_or(|kind| (20..=24).contains(kind));
-    if !is_record || bytes.get(1).is_some_and(|&major| major != 3) {
+    if !may_be_record(bytes) {
         return Err(FaultKind::NotTls);
     }
     let mut joined: Cow<'_, [u8]> = Cow::Borrowed(&[]);

@@ -92,6 +92,8 @@ pub struct Session {
     held: usize,
     idle: IdleRecords,
     sni: bool,
+    /// The peer has sent a whole record.
+    heard: bool,
     peer_closed: bool,
 }
 
@@ -127,6 +129,7 @@ impl Session {
             held: 0,
             idle: IdleRecords::default(),
             sni,
+            heard: false,
             peer_closed: false,
         }
     }
@@ -166,6 +169,9 @@ impl Session {
             self.link = Link::Server(connection);
             opened.handshake_steps += 1;
         }
+        if !self.heard && !hello::may_be_record(bytes) {
+            return Err(Fault::new(FaultKind::NotTls));
+        }
         let (mut held, mut idle) = (self.held, self.idle);
         let mut pump = Pump { bytes, consumed: 0, end: held, plain, reply, peer_closed: false };
         match &mut self.link {
@@ -182,6 +188,7 @@ impl Session {
                 Some(_) => FaultKind::RecordTooLarge,
             }));
         }
+        self.heard |= opened.consumed > 0 || held > 0;
         (self.held, self.idle, self.peer_closed) = (held, idle, opened.peer_closed);
         if self.summary.is_none() && self.handshake_over() {
             self.settle(reply, &mut opened)?;
