@@ -3,7 +3,14 @@
 use std::process::ExitCode;
 
 use super::args::ConfigCommand;
+use crate::config;
 
-pub fn run(_command: ConfigCommand) -> Result<ExitCode, miette::Report> {
-    Err(miette::miette!("this revision has no default file yet"))
+pub fn run(command: ConfigCommand) -> Result<ExitCode, miette::Report> {
+    match command {
+        ConfigCommand::Default => super::print(config::DEFAULT.as_bytes()),
+        ConfigCommand::Schema => {
+            let schema = format!("{:#}\n", config::schema());
+            super::print(schema.as_bytes())
+        }
+    }
 }

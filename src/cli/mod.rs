@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+use crate::config::Faults;
 use args::{Arguments, Command};
 
 /// Entry point of the program. Exit codes: 0 done, 1 cannot (the reason is printed), 2 wrong usage.
@@ -21,7 +22,10 @@ pub fn main() -> ExitCode {
     match dispatch(Arguments::parse()) {
         Ok(code) => code,
         Err(report) => {
-            eprintln!("{report:?}");
+            match report.downcast_ref::<Faults>() {
+                Some(faults) => eprint!("{}", faults.text()),
+                None => eprintln!("{report:?}"),
+            }
             ExitCode::FAILURE
         }
     }

@@ -54,6 +54,17 @@ pub struct Finding {
     pub cure: String,
 }
 
+/// The text of a configuration, under the name of its file.
+pub type Source = Arc<NamedSource<String>>;
+
+impl Finding {
+    /// For people: what, the lines of `source` around it, and the cure.
+    pub fn text(&self, source: &Source) -> String {
+        let report = miette::Report::new(self.clone()).with_source_code(source.clone());
+        format!("{report:?}\n")
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.key.as_str() {
@@ -89,7 +100,7 @@ impl Diagnostic for Finding {
 pub struct Faults {
     pub file: PathBuf,
     pub faults: Vec<Finding>,
-    source: Arc<NamedSource<String>>,
+    source: Source,
 }
 
 impl Faults {
@@ -110,6 +121,14 @@ impl Faults {
             cure: cure.into(),
         };
         Faults::new(file, "", vec![fault])
+    }
+}
+
+impl Faults {
+    /// For people: each fault with the lines around its place, then their number.
+    pub fn text(&self) -> String {
+        let faults = self.faults.iter().map(|fault| fault.text(&self.source));
+        faults.chain(std::iter::once(format!("{self}\n"))).collect()
     }
 }
 

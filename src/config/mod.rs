@@ -1,11 +1,21 @@
 //! What the operator wrote (`file`), what is wrong with it (`check`), and what is settled (`snapshot`).
 
+mod advertise;
+mod bounds;
+mod check;
 pub mod fault;
+pub mod file;
+mod pem;
+mod process;
+pub mod read;
+mod settle;
 pub mod snapshot;
+pub mod value;
 
 use std::path::Path;
 
 pub use fault::{Faults, Finding};
+pub use settle::EMBEDDED_BACKEND;
 use snapshot::{ControlSettings, Snapshot};
 
 /// What the check must know of the host. Handed in, so that a check of the same file always says the same.
@@ -32,116 +42,48 @@ pub struct Settled {
     pub notes: Vec<Finding>,
 }
 
+/// The embedded default as a file: every key, its default, and what it means.
+pub const DEFAULT: &str = include_str!("default.toml");
+
+/// Largest configuration file: a thousand routes are a tenth of it.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
 /// Reads and settles `path`, or the embedded default when there is none.
 ///
 /// # Errors
 /// Every fault of the file at once.
 pub fn load(path: Option<&Path>, host: &HostFacts) -> Result<Settled, Faults> {
-    match path {
-        None => Ok(embedded(host)),
-        Some(path) => Err(Faults::one(
-            path,
-            "a configuration file cannot be read yet",
-            "run without --config: the embedded default starts",
-        )),
-    }
+    let Some(path) = path else {
+        return settle::settle(Path::new("(embedded default)"), DEFAULT, host, true);
+    };
+    let text = read_file(path).map_err(|(why, cure)| Faults::one(path, why, cure))?;
+    settle::settle(path, &text, host, false)
 }
 
-fn embedded(host: &HostFacts) -> Settled {
-    use snapshot::*;
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-    use std::time::Duration;
-    let v4 = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
-    let advertised = |address: IpAddr, transport: Transport| Advertised {
-        host: match address {
-            IpAddr::V4(address) => address.to_string().into(),
-            IpAddr::V6(address) => format!("[{address}]").into(),
-        },
-        port: transport.port(),
-        transport,
+/// The text of a configuration file, or why it cannot be had and the cure.
+fn read_file(path: &Path) -> Result<String, (String, String)> {
+    let shown = path.display();
+    let cannot = |error: std::io::Error, cure: &str| {
+        (format!("cannot read {shown}: {error}"), cure.to_owned())
     };
-    let addresses: &[IpAddr] = if host.ipv6_loopback { &[v4, v6] } else { &[v4] };
-    let zone = |name: &str, tls: bool| Zone {
-        name: name.into(),
-        transports: Transports { tcp: true, tls },
-        advertised: ZoneAdvertised {
-            tcp_v4: Some(advertised(v4, Transport::Tcp)),
-            tcp_v6: host.ipv6_loopback.then(|| advertised(v6, Transport::Tcp)),
-            tls_v4: tls.then(|| advertised(v4, Transport::Tls)),
-            tls_v6: (tls && host.ipv6_loopback).then(|| advertised(v6, Transport::Tls)),
-        },
-        client_certificate: ClientCertificate::None,
-        client_ca: Vec::new(),
-        client_names: Vec::new(),
-        server_ca: Vec::new(),
-        certificate: None,
-        allow_from: if tls { Vec::new() } else { vec![Prefix { address: v4, bits: 32 }] },
-        path: PathPolicy::Always,
-        tls_uri: TlsUri::Sips,
-        trusted: !tls,
-        strip_headers: vec!["p-asserted-identity".into()],
-    };
-    let mut listeners = Vec::new();
-    for (name, transport) in [("edge-tls", Transport::Tls), ("edge-tcp", Transport::Tcp)] {
-        for &address in addresses {
-            listeners.push(Listener {
-                name: name.into(),
-                zone: 0,
-                transport,
-                bind: SocketAddr::new(address, transport.port()),
-                advertised: advertised(address, transport),
-                identities: Vec::new(),
-            });
-        }
+    let metadata = std::fs::metadata(path).map_err(|error| {
+        cannot(error, "to write one: ringfront config default > ringfront.toml")
+    })?;
+    if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
+        let why = format!("{shown} is no file of at most {} KiB", FILE_BYTES_MAX / 1024);
+        return Err((why, "give the path of a configuration file".into()));
     }
-    let embedded_backend = SocketAddr::new(v4, 0);
-    let snapshot = Snapshot {
-        node: "ringfront".into(),
-        zones: vec![zone("edge", true), zone("core", false)],
-        listeners,
-        pools: vec![Pool {
-            name: "embedded".into(),
-            zone: 1,
-            affinity: Affinity::CallId,
-            lanes: 1,
-            connect_timeout: Duration::from_secs(1),
-            response_timeout: Duration::from_secs(5),
-            shared_dialogs: false,
-            allow_wildcard: false,
-            backends: vec![Backend {
-                name: "embedded".into(),
-                transport: Transport::Tcp,
-                address: embedded_backend,
-                server_name: "127.0.0.1".into(),
-                weight: 100,
-                priority: 0,
-            }],
-        }],
-        routes: vec![Route { from_zone: 0, methods: Vec::new(), hosts: Vec::new(), pool: 0 }],
-        tls: Tls {
-            tls12: true,
-            tls13: true,
-            groups: vec![Group::X25519MlKem768, Group::X25519, Group::P256],
-            require_alpn: false,
-            crl: Vec::new(),
-        },
-        limits: Limits::default(),
-        drain: Drain { deadline: Duration::from_secs(60), pace: Duration::from_secs(30) },
-        udp_answer: 480,
-        generation: 0,
-    };
-    let control = ControlSettings {
-        state_dir: "ringfront-state".into(),
-        cores: host.cores.clone(),
-        housekeeping_core: None,
-        secret_file: "ringfront-state/secret".into(),
-        admin: AdminListen::Unix("ringfront-state/admin.sock".into()),
-        metrics_listen: Some(SocketAddr::new(v4, 9060)),
-        latency_log: None,
-        latency_interval: Duration::from_secs(10),
-        log: LogSettings { level: LogLevel::Info, json: false, file: None },
-        embedded_backend: Some(embedded_backend),
-    };
-    Settled { snapshot, control, notes: Vec::new() }
+    let bytes = std::fs::read(path).map_err(|error| cannot(error, "let this user read it"))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count();
+        (format!("line {line} of {shown} is not UTF-8"), "save the file as UTF-8".into())
+    })
+}
+
+/// JSON Schema of the file, with the defaults of the embedded one.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(file::File).to_value()
 }
