@@ -183,9 +183,6 @@ pub struct Entry {
     /// Services that also set it: `irqbalance`, `tuned`, or `networkd:KEY` for a key of a `.link` file.
     #[serde(default)]
     pub managers: Vec<String>,
-    /// The key of a systemd `.link` file that makes the (first) setting persist.
-    #[serde(default)]
-    pub link_key: Option<String>,
     /// False: a plan only. Such an entry is not listed and cannot be named.
     #[serde(default = "yes")]
     pub built: bool,

@@ -4,4 +4,14 @@
 
 pub mod catalogue;
 pub mod formula;
+pub mod guard;
+pub mod journal;
+pub mod managers;
+pub mod netlink;
+pub mod nic;
+pub mod plan;
+pub mod recorded;
+pub mod setting;
+pub mod sizing;
 pub mod sysroot;
+pub mod tune;
