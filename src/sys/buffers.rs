@@ -120,10 +120,14 @@ impl ReceiveBuffers {
         let base: *mut BufRingEntry = self.entries.start.as_ptr().cast();
         let index = usize::from(self.tail & (self.count - 1));
         let address = self.memory.start.as_ptr() as u64 + u64::from(id) * self.address_step();
-        // PROMISE: the entry lies within the mapping and the kernel does not read it now.
-        // WHO: the mask; at most `count` ids exist, so the entry at the tail has been consumed.
+        // PROMISE: the entry lies within the mapping.
+        // WHO: the mask, and `new`, which mapped `count` entries.
         // TEST: tests/ring.rs a_starved_receive_is_armed_again_and_loses_nothing
-        let entry = unsafe { &mut *base.add(index) };
+        let entry = unsafe { base.add(index) };
+        // PROMISE: the entry is valid, and nobody else accesses it now.
+        // WHO: at most `count` ids exist, so the kernel has consumed the entry at the tail.
+        // TEST: tests/ring.rs a_starved_receive_is_armed_again_and_loses_nothing
+        let entry = unsafe { &mut *entry };
         // Field by field: the last field of entry 0 is the ring's tail and must not be overwritten.
         entry.set_addr(address);
         entry.set_len(self.bytes_each);

@@ -2,7 +2,7 @@
 //! (`docs/unsafe.md` is the ledger). Owns rings, sockets, descriptors, limits and the clock.
 //! Never says a SIP word, never decides when something happens.
 #![allow(unsafe_code)]
-#![warn(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
+#![warn(clippy::multiple_unsafe_ops_per_block)]
 
 mod address;
 pub mod affinity;

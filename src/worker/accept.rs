@@ -35,15 +35,14 @@ impl Accepting {
     }
 
     /// The accept of `listener` is over. A single lost connection is tried again at once, want of
-    /// descriptors or memory after a pause: an accept armed at once would fail at once.
-    pub fn ended(&mut self, now: Instant, listener: u32, errno: i32) {
+    /// descriptors or memory after a pause: an accept armed at once would fail at once. True when
+    /// it pauses.
+    pub fn ended(&mut self, now: Instant, listener: u32, errno: i32) -> bool {
         let state = &mut self.listeners[listener as usize];
         let asked = *state == State::Cancelling;
-        *state = if asked || errno == 0 || is_of_one_connection(errno) {
-            State::Idle
-        } else {
-            State::Pausing(now + limits::ACCEPT_BACKOFF)
-        };
+        let pauses = !asked && errno != 0 && !is_of_one_connection(errno);
+        *state = if pauses { State::Pausing(now + limits::ACCEPT_BACKOFF) } else { State::Idle };
+        pauses
     }
 
     /// Arms and cancels as wanted. `room` false: no connection more, whatever the Machine wants.

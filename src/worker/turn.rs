@@ -39,8 +39,10 @@ pub struct TurnCounts {
     pub accepts_refused: u64,
     /// Gone before the peer's address was known, or no slot was free.
     pub accepts_lost: u64,
-    /// Ends of a multishot accept that nobody had asked for.
+    /// Ends of a multishot accept, asked for or not.
     pub accepts_ended: u64,
+    /// Those among them for want of descriptors, slots or memory; tried again after a pause.
+    pub accepts_starved: u64,
     pub connects: u64,
     pub closes: u64,
     pub receives: u64,
@@ -238,7 +240,8 @@ impl<R: Ring, M: Machine> Turn<R, M> {
                 }
                 Completion::AcceptEnded { listener, errno } => {
                     table.counts.accepts_ended += 1;
-                    self.accepting.ended(now, listener, errno);
+                    let starved = self.accepting.ended(now, listener, errno);
+                    table.counts.accepts_starved += u64::from(starved);
                 }
                 Completion::AcceptLost { .. } => table.counts.accepts_lost += 1,
                 Completion::Connected { slot, generation, result } => {
