@@ -48,7 +48,7 @@ pub struct Stream {
     pub phase: Phase,
     /// The other end: where we dialled, or who was accepted.
     pub peer: SocketAddr,
-    /// The Machine's own: what it keeps elsewhere for this stream.
+    /// Of an accepted stream its listener; of a dialled one the Machine's own key.
     pub owner: u32,
     session: Option<Box<Session>>,
     /// Half a TLS record.
@@ -205,7 +205,9 @@ impl Streams {
     /// A stream that was accepted; with a session it speaks TLS.
     pub fn accept(&mut self, arrival: Arrival, session: Option<Session>) -> Option<ConnId> {
         let phase = if session.is_some() { Phase::Handshaking } else { Phase::Open };
-        self.slab.insert_at(arrival.slot, Stream::new(phase, arrival.peer, session))
+        let mut stream = Stream::new(phase, arrival.peer, session);
+        stream.owner = arrival.listener;
+        self.slab.insert_at(arrival.slot, stream)
     }
 
     /// Dials; `None` when all slots are taken.
