@@ -26,6 +26,9 @@ pub(super) const ALPN_SIP: &[u8] = b"sip/2";
 /// Sessions that one backend's side keeps for resumption: one for each lane and worker would be enough.
 const CLIENT_SESSIONS: usize = 64;
 
+/// Servers whose sessions a load generator keeps: it dials one name, and rustls keeps eight tickets for each.
+const LOAD_SESSIONS: usize = 8;
+
 /// What is wrong with a side's keys, certificates or trust; control turns it into a configuration error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityFault {
@@ -565,7 +568,7 @@ impl ClientSide {
         })?;
         let trust = trust(&zone.server_ca, tls, &provider, IdentityFaultKind::NoServerAuthority)
             .map_err(|fault| vec![fault])?;
-        let policy = Arc::new(ServerPolicy { trust, allow_wildcard });
+        let policy = ServerPolicy { trust, allow_wildcard, believe_anybody: false };
         let own = match &zone.certificate {
             Some(files) => {
                 let now = clock.current_time().map_or(0, |time| time.as_secs());
@@ -573,6 +576,47 @@ impl ClientSide {
             }
             None => None,
         };
+        let resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);
+        ClientSide::assemble(provider, name, policy, own, resumption, tls, clock)
+    }
+
+    /// The side of a load generator, which shows no certificate. `authorities` in DER; none: whoever answers is
+    /// believed. Sessions are resumed only if `resume`.
+    pub fn for_load(
+        server_name: &str,
+        authorities: &[Vec<u8>],
+        resume: bool,
+        tls: &Tls,
+        clock: Arc<dyn TimeProvider>,
+    ) -> Result<ClientSide, Vec<IdentityFault>> {
+        let provider = Arc::new(provider(&tls.groups));
+        let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
+            vec![IdentityFault::of(IdentityFaultKind::ServerName { name: server_name.into() })]
+        })?;
+        let trust = match authorities {
+            [] => Trust::nobody(provider.signature_verification_algorithms),
+            _ => trust(authorities, tls, &provider, IdentityFaultKind::NoServerAuthority)
+                .map_err(|fault| vec![fault])?,
+        };
+        let policy =
+            ServerPolicy { trust, allow_wildcard: true, believe_anybody: authorities.is_empty() };
+        let resumption = match resume {
+            true => Resumption::in_memory_sessions(LOAD_SESSIONS),
+            false => Resumption::disabled(),
+        };
+        ClientSide::assemble(provider, name, policy, None, resumption, tls, clock)
+    }
+
+    fn assemble(
+        provider: Arc<CryptoProvider>,
+        name: ServerName<'static>,
+        policy: ServerPolicy,
+        own: Option<Arc<CertifiedKey>>,
+        resumption: Resumption,
+        tls: &Tls,
+        clock: Arc<dyn TimeProvider>,
+    ) -> Result<ClientSide, Vec<IdentityFault>> {
+        let policy = Arc::new(policy);
         let builder = ClientConfig::builder_with_details(provider, clock.clone())
             .with_protocol_versions(&versions(tls))
             .map_err(|error| vec![unsupported(error)])?
@@ -584,7 +628,7 @@ impl ClientSide {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![ALPN_SIP.to_vec()];
-        config.resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);
+        config.resumption = resumption;
         Ok(ClientSide(Arc::new(Client {
             config: Arc::new(config),
             name,
