@@ -252,8 +252,9 @@ impl Crowd {
 
     /// Nothing is under way that was begun as work.
     fn is_quiet(&self) -> bool {
-        let each_is_work = self.plan.scenario.dials_each_time();
-        self.live == 0 && self.dialling == 0 && !(each_is_work && !self.open.is_empty())
+        let open_is_work = self.plan.scenario.dials_each_time();
+        let at_rest = !open_is_work || self.open.is_empty();
+        self.live == 0 && self.dialling == 0 && at_rest
     }
 
     fn begin_work(&mut self, now: Instant) {

@@ -459,7 +459,7 @@ mod tests {
             assert!(request.contains(routes), "{request}");
             assert!(request.contains("To: <sip:b@h>;tag=2\r\n"), "{request}");
         }
-        assert_eq!(script.transaction(&message(text[at..].as_bytes())), Some((KEY, Step::Bye)));
+        assert_eq!(script.transaction(&message(&text.as_bytes()[at..])), Some((KEY, Step::Bye)));
     }
 
     #[test]

@@ -129,6 +129,7 @@ impl Bytes<'_> {
 
 /// What stands at the front of a stream.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "lives on the stack for one turn of a loop")]
 pub enum Unit<'m> {
     Message(Message<'m>),
     /// CRLFCRLF: a CRLF is owed (RFC 5626 4.4.1).
