@@ -75,6 +75,8 @@ pub struct Connection {
     pub accepted_at: Instant,
     pub phase_since: Instant,
     pub last_received: Instant,
+    /// When we last sent a keepalive of our own.
+    pub last_pinged: Instant,
     /// When the first byte of the message under way came; `FAR` when none is.
     pub message_since: Instant,
     /// When the chunk that is out was handed over; `FAR` when none is.
@@ -119,6 +121,7 @@ impl Connection {
             accepted_at: now,
             phase_since: now,
             last_received: now,
+            last_pinged: now,
             message_since: Instant::FAR,
             sending_since: Instant::FAR,
             armed: Instant::FAR,

@@ -3,7 +3,7 @@
 //! Invariant: bytes that no rule names leave as they came, in order.
 
 use crate::config::snapshot::{Family, PathPolicy, Transport};
-use crate::sip::{Message, Method, Name, Patch, Range32};
+use crate::sip::{Message, Method, Name, Patch, Range32, Start};
 
 use super::connection::Source;
 use super::route::{Rewrite, Routed};
@@ -178,10 +178,45 @@ fn record_route(
     }
 }
 
-/// The edits of a response (RFC 3261 16.7): our Via off.
+/// The edits of a response (RFC 3261 16.7): our Via off; what the neighbour asked for keepalives answered.
 pub fn response<'m>(message: &'m Message<'m>) -> Patch<'m> {
     let mut patch = Patch::new(message);
     patch.pop_top_via();
+    keep(message, &mut patch);
     patch.plain_content_length();
     patch
+}
+
+/// How often a neighbour should send keepalives, in seconds: NAT bindings for TCP are known to go after two minutes
+/// (RFC 5626 4.4.1 takes 120 s as the ceiling for connections).
+const KEEPALIVE_SECONDS: &[u8] = b"120";
+
+/// RFC 6223 4.4: a neighbour that sent a bare `keep` gets a value, in the responses that may carry one; values that
+/// others put into lower Vias are taken away. Flow-Timer (RFC 5626 5.4) says the same time.
+fn keep(message: &Message<'_>, patch: &mut Patch<'_>) {
+    let Ok(cseq) = message.cseq() else { return };
+    let method = Method::from_bytes(cseq.method);
+    let may_carry = matches!(method, Method::Register | Method::Invite | Method::Subscribe);
+    for (depth, via) in message.vias().skip(1).enumerate() {
+        let Ok(via) = via else { return };
+        let Some(parameter) = via.keep_parameter() else { continue };
+        let neighbour = depth == 0 && may_carry;
+        if neighbour || parameter.value.is_some() {
+            patch.replace_with(parameter.whole, |writer| {
+                writer.push(b";keep");
+                if neighbour {
+                    writer.push(b"=");
+                    writer.push(KEEPALIVE_SECONDS);
+                }
+            });
+        }
+    }
+    let success = matches!(message.start(), Start::Response { status: 200..=299, .. });
+    if success
+        && method == Method::Register
+        && message.has_option(Name::Require, b"outbound")
+        && message.first(Name::FlowTimer).is_none()
+    {
+        patch.prepend_header(Name::FlowTimer, KEEPALIVE_SECONDS);
+    }
 }

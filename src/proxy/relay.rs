@@ -57,6 +57,9 @@ impl Core {
         let Ok(keys) = keys(cx, source, message) else {
             return self.answer(cx, source, message, Answer::new(400, Refused::Malformed));
         };
+        if message.top_via().is_ok_and(|via| via.transport.eq_ignore_ascii_case(b"UDP")) {
+            self.counters.refuse_transport(TransportRefused::Via);
+        }
         match self.judge(cx, source, message, &keys) {
             Ok(routed) => self.send_on(cx, source, message, &keys, &routed),
             Err(answer) => self.answer(cx, source, message, answer),

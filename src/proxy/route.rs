@@ -190,8 +190,11 @@ impl Router<'_> {
             own_routes: own.count,
             rewrite,
             dialog_backend: PeerId::NONE,
-            sips: uri.scheme == Scheme::Sips,
+            sips: uri.scheme == Scheme::Sips || next.is_some_and(is_sips),
         };
+        if uri.scheme == Scheme::Sips && has_sip_contact(message) {
+            return Err(Answer::new(400, Refused::Malformed));
+        }
         match self.by_token(&own.tokens, message, &mut routed, call_id)? {
             Some(target) => routed.target = target,
             None => {
@@ -411,6 +414,19 @@ impl Router<'_> {
             warning: Some("UDP is not spoken here, use TCP or TLS"),
         })
     }
+}
+
+fn is_sips(value: &[u8]) -> bool {
+    NameAddr::parse(value)
+        .is_ok_and(|it| it.uri.len() > 5 && it.uri[..5].eq_ignore_ascii_case(b"sips:"))
+}
+
+/// A SIPS request whose Contact is SIP is inconsistent (RFC 5630 5.3).
+fn has_sip_contact(message: &Message<'_>) -> bool {
+    message.values(Name::Contact).any(|contact| {
+        NameAddr::parse(contact.bytes)
+            .is_ok_and(|it| it.uri.len() > 4 && it.uri[..4].eq_ignore_ascii_case(b"sip:"))
+    })
 }
 
 fn asks_udp(uri: &Uri<'_>) -> bool {

@@ -686,7 +686,13 @@ impl Core {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.armed = Instant::FAR;
         match verdict(cx, connection) {
-            None => self.arm(cx, conn),
+            None => {
+                if connection.phase == Phase::Open && cx.now >= ping_due(cx, connection) {
+                    connection.last_pinged = cx.now;
+                    let _ = self.queue(cx, conn, 4, std::iter::once(&b"\r\n\r\n"[..]));
+                }
+                self.arm(cx, conn);
+            }
             Some(cause) => match connection.phase {
                 Phase::Open if cause == Closed::Idle => self.close(cx, conn, cause),
                 Phase::Lingering if connection.outbox.is_idle() => {
@@ -738,7 +744,7 @@ fn due(cx: Context<'_>, connection: &Connection) -> Instant {
             if matches!(connection.role, Role::Accepted { .. }) {
                 due = due.min(connection.last_received + idle_limit(cx, connection));
             }
-            due
+            due.min(ping_due(cx, connection))
         }
     }
 }
@@ -749,6 +755,16 @@ fn first_deadline(cx: Context<'_>, connection: &Connection) -> Duration {
     match connection.transport {
         Transport::Tls => limits.handshake_deadline,
         Transport::Tcp => limits.idle_timeout,
+    }
+}
+
+/// When our own keepalive is due: for clients whose NAT would forget them (limits: `keepalive`).
+fn ping_due(cx: Context<'_>, connection: &Connection) -> Instant {
+    match (cx.settings.snapshot.limits.keepalive, connection.role) {
+        (Some(interval), Role::Accepted { .. }) => {
+            connection.last_received.max(connection.last_pinged) + interval
+        }
+        _ => Instant::FAR,
     }
 }
 

@@ -626,3 +626,328 @@ fn a_drain_refuses_new_dialogs_and_closes_at_a_pace() {
     assert_eq!(bench.closed.len(), 10);
     assert!(bench.workers[0].drained());
 }
+
+#[test]
+fn our_own_keepalive_goes_to_silent_clients() {
+    let mut snapshot = snapshot();
+    snapshot.limits.keepalive = Some(Duration::from_secs(30));
+    let mut bench = Bench::with(1, snapshot);
+    let client = bench.client();
+    bench.send(client, &request("OPTIONS", "sip:edge.example.com", "p1", ""));
+    bench.take(client);
+    bench.pass(Duration::from_secs(29));
+    assert_eq!(bench.take(client), "");
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(bench.take(client), "\r\n\r\n");
+    bench.send(client, "\r\n");
+    bench.pass(Duration::from_secs(31));
+    assert_eq!(bench.take(client), "\r\n\r\n");
+}
+
+/// RFC 6223 4.4, RFC 5626 5.4.
+#[test]
+fn a_neighbour_that_asks_for_keepalives_is_told_how_often() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    let text = request("REGISTER", "sip:example.com", "q1", "").replace(";rport", ";keep;rport");
+    bench.send(client, &text);
+    let (backend, arrived) = bench.at_backend();
+    assert!(header(&arrived, "Via")[1].contains(";keep;"), "{arrived}");
+    let answer = response(&arrived, "200 OK")
+        .replace("Content-Length", "Require: outbound\r\nContent-Length");
+    bench.send(backend, &answer);
+    let answer = bench.take(client);
+    assert!(header(&answer, "Via")[0].contains(";keep=120;"), "{answer}");
+    assert_eq!(header(&answer, "Flow-Timer"), ["120"]);
+}
+
+/// Every place where a transport can be named (RFC 3261 18, 3263-4.1-a, 5630-5.3).
+#[test]
+fn udp_is_refused_where_it_decides_and_let_be_elsewhere() {
+    use crate::telemetry::counter::TransportRefused;
+    let places = [
+        ("INVITE", "sip:bob@example.com;transport=udp", "", Some(TransportRefused::RequestUri)),
+        ("INVITE", "sip:bob@example.com;transport=UDP", "", Some(TransportRefused::RequestUri)),
+        (
+            "INVITE",
+            "sip:bob@example.com",
+            "Route: <sip:x.invalid;transport=udp;lr>\r\n",
+            Some(TransportRefused::Route),
+        ),
+        (
+            "REGISTER",
+            "sip:example.com",
+            "Path: <sip:x.invalid;transport=udp;lr>\r\n",
+            Some(TransportRefused::Path),
+        ),
+        ("INVITE", "sips:bob@example.com", "", Some(TransportRefused::Sips)),
+        ("INVITE", "sip:bob@example.com", "Contact: <sip:a@b;transport=udp>\r\n", None),
+        (
+            "INVITE",
+            "sip:bob@example.com",
+            "Via: SIP/2.0/UDP lower.invalid;branch=z9hG4bKx\r\n",
+            None,
+        ),
+        (
+            "INVITE",
+            "sip:bob@example.com",
+            "Record-Route: <sip:x.invalid;transport=udp;lr>\r\n",
+            None,
+        ),
+        ("INVITE", "sip:bob@example.com;transport=tls", "", None),
+        ("INVITE", "sip:bob@example.com;transport=tcp", "", None),
+    ];
+    for (number, (method, uri, extra, refused)) in places.into_iter().enumerate() {
+        let mut bench = Bench::new(1);
+        let client = bench.client();
+        bench.send(client, &request(method, uri, &format!("r{number}"), extra));
+        match refused {
+            Some(place) => {
+                let answer = bench.take(client);
+                assert!(answer.starts_with("SIP/2.0 480"), "{uri} {extra}: {answer}");
+                assert_eq!(header(&answer, "Warning").len(), 1);
+                assert_eq!(bench.workers[0].core.counters.transport_refused(place), 1);
+            }
+            None => drop(bench.at_backend()),
+        }
+    }
+    // The topmost Via says UDP, the request came over TCP: it is answered there (18.2.2), and counted.
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    let text = request("OPTIONS", "sip:edge.example.com", "r99", "").replace("2.0/TCP", "2.0/UDP");
+    bench.send(client, &text);
+    assert!(bench.take(client).starts_with("SIP/2.0 200"));
+    assert_eq!(bench.workers[0].core.counters.transport_refused(TransportRefused::Via), 1);
+}
+
+/// RFC 5630 5.3.
+#[test]
+fn a_sips_request_with_a_sip_contact_is_inconsistent() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    bench.send(client, &request("INVITE", "sips:bob@example.com", "s1", "Contact: <sip:a@b>\r\n"));
+    assert!(bench.take(client).starts_with("SIP/2.0 400"));
+}
+
+/// RFC 5658: all 16 pairs of family and transport, in both directions, with advertised names.
+#[test]
+fn double_record_route_for_all_pairs_of_sides() {
+    let mut snapshot = snapshot();
+    snapshot.zones[1].advertised = ZoneAdvertised {
+        tcp_v4: advertised("core.example.com", 5070, Transport::Tcp),
+        tcp_v6: advertised("[2001:db8::9]", 5070, Transport::Tcp),
+        tls_v4: advertised("core.example.com", 5071, Transport::Tls),
+        tls_v6: advertised("[2001:db8::9]", 5071, Transport::Tls),
+    };
+    let settings = settings_of(snapshot, 1);
+    let sides = [
+        (
+            Transport::Tcp,
+            "192.0.2.50:1",
+            [
+                "<sip:T@edge.example.com:5060;transport=tcp;lr>",
+                "<sip:T@core.example.com:5070;transport=tcp;lr>",
+            ],
+        ),
+        (
+            Transport::Tcp,
+            "[2001:db8::50]:1",
+            [
+                "<sip:T@[2001:db8::1]:5060;transport=tcp;lr>",
+                "<sip:T@[2001:db8::9]:5070;transport=tcp;lr>",
+            ],
+        ),
+        (
+            Transport::Tls,
+            "192.0.2.50:1",
+            ["<sips:T@edge.example.com:5061;lr>", "<sips:T@core.example.com:5071;lr>"],
+        ),
+        (
+            Transport::Tls,
+            "[2001:db8::50]:1",
+            ["<sips:T@[2001:db8::1]:5061;lr>", "<sips:T@[2001:db8::9]:5071;lr>"],
+        ),
+    ];
+    let flow = FlowId { worker: 0, incarnation: 1, slot: 2, generation: 3 };
+    let text =
+        request("INVITE", "sip:bob@example.com", "t1", "Record-Route: <sip:below.invalid;lr>\r\n");
+    let token = settings.token_keys.write_route(flow, PeerId(7), b"t1");
+    let token = String::from_utf8(token.to_vec()).unwrap();
+    for (zone_in, zone_out) in [(0u16, 1u16), (1, 0)] {
+        for (transport_in, peer_in, faces_in) in &sides {
+            for (transport_out, peer_out, faces_out) in &sides {
+                let framed = crate::sip::frame(
+                    text.as_bytes(),
+                    &mut Default::default(),
+                    settings.frame_limits(),
+                );
+                let Ok(crate::sip::Framed::Message(message)) = framed else { panic!("framed") };
+                let source = Source {
+                    flow,
+                    zone: zone_in,
+                    transport: *transport_in,
+                    peer: peer_in.parse().unwrap(),
+                    trusted: zone_in == 1,
+                    backends: SmallVec::new(),
+                };
+                let routed = route::Routed {
+                    target: route::Target::Local,
+                    own_routes: 0,
+                    rewrite: route::Rewrite::Keep,
+                    dialog_backend: PeerId::NONE,
+                    sips: false,
+                };
+                let out: SocketAddr = peer_out.parse().unwrap();
+                let way = forward::Way {
+                    zone: zone_out,
+                    transport: *transport_out,
+                    family: Family::of(out.ip()),
+                    branch: &[b'x'; token::BRANCH_TEXT],
+                    dialog_flow: flow,
+                    dialog_backend: PeerId(7),
+                };
+                let patch = forward::request(&settings, &message, &source, &routed, &way);
+                let sent: Vec<u8> = patch.pieces().flatten().copied().collect();
+                let sent = String::from_utf8(sent).unwrap().replace(&token, "T");
+                let expected = [
+                    faces_out[usize::from(zone_out)],
+                    faces_in[usize::from(zone_in)],
+                    "<sip:below.invalid;lr>",
+                ];
+                assert_eq!(header(&sent, "Record-Route"), expected, "{sent}");
+                let protocol = if *transport_out == Transport::Tls { "TLS" } else { "TCP" };
+                assert!(header(&sent, "Via")[0].starts_with(&format!("SIP/2.0/{protocol} ")));
+                // RFC 5118 4.5: received has no brackets.
+                let received = source.peer.ip().to_string();
+                assert!(
+                    header(&sent, "Via")[1].contains(&format!(";received={received}")),
+                    "{sent}"
+                );
+            }
+        }
+    }
+}
+
+/// Two TLS or TCP clients, a backend without Record-Route: the second token's flow decides, both ways.
+#[test]
+fn a_backend_that_does_not_record_route_leaves_two_tokens_and_the_second_decides() {
+    let mut snapshot = snapshot();
+    snapshot.pools[0].backends.truncate(1);
+    let mut bench = Bench::with(2, snapshot);
+    let alice = bench.accept(0, 0, "198.51.100.7:40000");
+    let bob = bench.accept(1, 0, "198.51.100.8:40000");
+    bench.send(bob, &request("REGISTER", "sip:example.com", "u1", ""));
+    let (_, arrived) = bench.at_backend();
+    let path = header(&arrived, "Path")[0].to_string();
+
+    bench.send(alice, &request("INVITE", "sip:bob@example.com", "u2", ""));
+    let (backend, arrived) = bench.at_backend();
+    let relayed = arrived.replacen(
+        "Via:",
+        &format!("Via: SIP/2.0/TCP 10.0.0.1:5080;branch=z9hG4bKbackend\r\nRoute: {path}\r\nVia:"),
+        1,
+    );
+    bench.send(backend, &relayed);
+    let at_bob = bench.take(bob);
+    let routes: Vec<String> =
+        header(&at_bob, "Record-Route").iter().map(|it| it.to_string()).collect();
+    assert_eq!(routes.len(), 4, "{at_bob}");
+    bench.send(bob, &response(&at_bob, "200 OK"));
+    let (_, ok) = bench.at_backend();
+    let back = ok.replacen("Via: SIP/2.0/TCP 10.0.0.1:5080;branch=z9hG4bKbackend\r\n", "", 1);
+    bench.send(backend, &back);
+    assert!(bench.take(alice).starts_with("SIP/2.0 200"));
+
+    let dialog = |method: &str, routes: &[String]| {
+        request(method, "sip:peer@client", "u2", &format!("Route: {}\r\n", routes.join(", ")))
+            .replace("To: <sip:bob@example.com>", "To: <sip:bob@example.com>;tag=b")
+    };
+    let reversed: Vec<String> = routes.iter().rev().cloned().collect();
+    for method in ["INVITE", "BYE"] {
+        bench.send(alice, &dialog(method, &reversed));
+        let at_bob = bench.take(bob);
+        assert!(at_bob.starts_with(method), "{at_bob}");
+        bench.send(bob, &response(&at_bob, "200 OK"));
+        assert!(bench.take(alice).starts_with("SIP/2.0 200"));
+        bench.send(bob, &dialog(method, &routes));
+        let at_alice = bench.take(alice);
+        assert!(at_alice.starts_with(method), "{at_alice}");
+        bench.send(alice, &response(&at_alice, "200 OK"));
+        assert!(bench.take(bob).starts_with("SIP/2.0 200"));
+    }
+    // The same tokens do not work for another call.
+    bench.send(alice, &dialog("BYE", &reversed).replace("Call-ID: u2", "Call-ID: u3"));
+    assert!(bench.take(alice).starts_with("SIP/2.0 403"));
+}
+
+/// RFC 3261 16.4, 16.12.1.2: strict routers before and behind us.
+#[test]
+fn strict_routers_get_what_they_expect() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    bench.send(client, &request("INVITE", "sip:bob@example.com", "v1", ""));
+    let (backend, arrived) = bench.at_backend();
+    let routes: Vec<String> =
+        header(&arrived, "Record-Route").iter().map(|it| it.to_string()).collect();
+    bench.send(backend, &response(&arrived, "200 OK"));
+    bench.take(client);
+
+    // Upstream is strict: our value is the Request-URI, the real one stands last in Route.
+    let own = routes[1].trim_matches(['<', '>']);
+    let strict =
+        request("BYE", own, "v1", &format!("Route: {}, <sip:bob@10.0.0.1>\r\n", routes[0]));
+    bench.send(client, &strict);
+    let at = bench.take(backend);
+    assert!(at.starts_with("BYE sip:bob@10.0.0.1 SIP/2.0\r\n"), "{at}");
+    assert_eq!(header(&at, "Route").len(), 0);
+
+    // The next element is strict: it becomes the Request-URI, the old one goes to the end of Route.
+    let loose = request(
+        "BYE",
+        "sip:bob@10.0.0.1",
+        "v1",
+        &format!(
+            "Route: {}, {}, <sip:strict.invalid>, <sip:more.invalid;lr>\r\n",
+            routes[1], routes[0]
+        ),
+    );
+    bench.send(client, &loose);
+    let at = bench.take(backend);
+    assert!(at.starts_with("BYE sip:strict.invalid SIP/2.0\r\n"), "{at}");
+    assert_eq!(header(&at, "Route"), ["<sip:more.invalid;lr>", "<sip:bob@10.0.0.1>"]);
+
+    // maddr names us (16.4): it goes, with the port and transport beside it.
+    bench.send(
+        client,
+        &request("OPTIONS", "sip:bob@far.invalid:5060;maddr=192.0.2.1;transport=tcp;x=y", "v2", ""),
+    );
+    let (_, at) = bench.at_backend();
+    assert!(at.starts_with("OPTIONS sip:bob@far.invalid;x=y SIP/2.0\r\n"), "{at}");
+}
+
+#[test]
+fn a_worker_that_starts_anew_answers_for_nothing_of_its_earlier_life() {
+    let mut bench = Bench::new(1);
+    let client = bench.client();
+    bench.send(client, &request("REGISTER", "sip:example.com", "w1", ""));
+    let (_, arrived) = bench.at_backend();
+    let path = header(&arrived, "Path")[0].to_string();
+    bench.send(client, &request("OPTIONS", "sip:bob@example.com", "w2", ""));
+    let (_, asked) = bench.at_backend();
+
+    let settings = bench.workers[0].settings.clone();
+    bench.workers[0] = Proxy::new(0, 0x9999, 64, 43, bench.now, settings);
+    bench.links.clear();
+    bench.settle();
+    let newcomer = bench.accept(0, 0, "198.51.100.7:40000");
+    for backend in ["10.0.0.1:5080", "10.0.0.2:5080"] {
+        let link = bench.link(0, backend);
+        bench.send(link, &response(&asked, "200 OK"));
+        bench.send(
+            link,
+            &request("INVITE", "sip:alice@client", "w3", &format!("Route: {path}\r\n")),
+        );
+        assert!(bench.take(link).starts_with("SIP/2.0 430"));
+    }
+    assert_eq!(bench.take(newcomer), "");
+}

@@ -116,6 +116,8 @@ names! {
         Listener = "listener",
         /// `sips` asked for, but the next hop is not TLS (RFC 5630).
         Sips = "sips",
+        /// A topmost Via that says UDP; its request is answered on the connection it came on.
+        Via = "via",
     }
 }
 
