@@ -6,6 +6,8 @@ mod handshakes;
 mod hostile;
 #[path = "tls/identities.rs"]
 mod identities;
+#[path = "tls/mutations.rs"]
+mod mutations;
 #[path = "tls/peers.rs"]
 mod peers;
 #[path = "tls/pki.rs"]

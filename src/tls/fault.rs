@@ -248,3 +248,27 @@ fn alert_kind(alert: AlertDescription) -> FaultKind {
         _ => FaultKind::AlertOther,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own_that_fits_a_metric() {
+        for (index, kind) in FaultKind::ALL.iter().enumerate() {
+            let name = kind.name();
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            );
+            assert!(FaultKind::ALL[..index].iter().all(|other| other.name() != name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_fault_of_ours_comes_back_through_rustls() {
+        for kind in FaultKind::ALL {
+            let error = Fault::new(*kind).into_certificate_error();
+            assert_eq!(Fault::from(&error).kind, *kind);
+        }
+    }
+}

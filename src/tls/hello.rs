@@ -176,3 +176,51 @@ fn alpn(body: &[u8]) -> Option<Alpn> {
     }
     Some(Alpn::Other)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vector(length_bytes: usize, body: &[u8]) -> Vec<u8> {
+        let length = (body.len() as u32).to_be_bytes();
+        [&length[4 - length_bytes..], body].concat()
+    }
+
+    fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
+        [&kind.to_be_bytes()[..], &vector(2, body)].concat()
+    }
+
+    fn hello(extensions: &[u8]) -> Vec<u8> {
+        let suites = vector(2, &[0x13, 0x01]);
+        let head = [&[3, 3][..], &[7; 32], &vector(1, &[1, 2]), &suites, &vector(1, &[0])].concat();
+        let body = [head, vector(2, extensions)].concat();
+        let message = [&[1][..], &vector(3, &body)].concat();
+        [&[22, 3, 1][..], &vector(2, &message)].concat()
+    }
+
+    #[test]
+    fn a_hello_is_read_when_whole_and_not_before() {
+        let alpn = extension(16, &vector(2, &[vector(1, b"h2"), vector(1, b"sip/2")].concat()));
+        let whole = hello(&[extension(0, b"name"), alpn, extension(41, b"psk")].concat());
+        for end in 0..whole.len() {
+            assert_eq!(read(&whole[..end]), Ok(None));
+        }
+        let expected = Hello { alpn: Alpn::Sip, sni: true, resumption: true };
+        assert_eq!(read(&whole), Ok(Some(expected)));
+        // What stands behind it is not looked at.
+        assert_eq!(read(&[whole, vec![255; 10]].concat()), Ok(Some(expected)));
+    }
+
+    #[test]
+    fn what_it_asks_for() {
+        let asks = |extensions: &[u8]| read(&hello(extensions)).unwrap().unwrap();
+        assert_eq!(asks(b""), PLAIN);
+        assert_eq!(asks(&extension(16, &vector(2, &vector(1, b"h2")))).alpn, Alpn::Other);
+        // An empty session ticket says only that tickets are understood (RFC 5077 3.2).
+        assert!(!asks(&extension(35, b"")).resumption);
+        assert!(asks(&extension(35, b"ticket")).resumption);
+        // Odd ones are rustls' to refuse.
+        assert_eq!(asks(&extension(16, &[0, 9, 1])), PLAIN);
+        assert_eq!(asks(&[0, 16, 0]), PLAIN);
+    }
+}

@@ -395,7 +395,7 @@ enum Record {
     /// A record of so many bytes, its header included.
     Whole(usize),
     Partial,
-    /// No record that rustls would take; it finds the right words for it.
+    /// No record of TLS 1.2 or 1.3.
     Odd,
 }
 
@@ -436,7 +436,12 @@ impl Pump<'_> {
         loop {
             match record(&self.bytes[self.end..]) {
                 Record::Whole(length) => self.end += length,
-                Record::Odd => self.end = self.bytes.len(),
+                Record::Odd => {
+                    // For the alert; rustls may still wait for the rest of what can become nothing.
+                    self.end = self.bytes.len();
+                    self.drive(connection)?;
+                    return Err(Fault::new(FaultKind::BadRecord));
+                }
                 Record::Partial => break,
             }
             let before = self.plain.len();

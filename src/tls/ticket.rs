@@ -381,3 +381,127 @@ impl rustls::server::ProducesTickets for BoundTickets {
         Some(plain)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::FileExt;
+
+    use rustls::server::ProducesTickets;
+
+    use super::super::clock::SetClock;
+    use super::*;
+
+    const START: u64 = 1_800_000_000;
+    const HOUR: u64 = 3600;
+
+    fn bound(clock: &Arc<SetClock>) -> BoundTickets {
+        let (lifetime, rotate) = (Duration::from_secs(12 * HOUR), Duration::from_secs(HOUR));
+        let tickets = Tickets::random(clock.clone(), lifetime, rotate);
+        tickets.bound(Binding::of(&mut [&mut [b"a".as_slice()].into_iter()]))
+    }
+
+    #[test]
+    fn a_ticket_opens_as_it_was_sealed_and_no_byte_of_it_may_change() {
+        let clock = Arc::new(SetClock::new(START));
+        let tickets = bound(&clock);
+        let ticket = tickets.encrypt(b"session").unwrap();
+        assert_eq!(tickets.decrypt(&ticket).as_deref(), Some(&b"session"[..]));
+        assert_ne!(tickets.encrypt(b"session").unwrap(), ticket);
+        for at in 0..ticket.len() {
+            for bit in 0..8 {
+                let mut changed = ticket.clone();
+                changed[at] ^= 1 << bit;
+                assert_eq!(tickets.decrypt(&changed), None, "bit {bit} of byte {at}");
+            }
+            assert_eq!(tickets.decrypt(&ticket[..at]), None);
+        }
+        assert_eq!(tickets.tickets.live_keys(), 1, "nothing made up makes a key");
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_and_tickets_from_ahead() {
+        let clock = Arc::new(SetClock::new(START));
+        let tickets = bound(&clock);
+        let ticket = tickets.encrypt(b"session").unwrap();
+        clock.set(START - HOUR / 2);
+        assert!(tickets.decrypt(&ticket).is_some(), "half an hour is a clock that was set");
+        clock.set(START - 3 * HOUR);
+        assert!(tickets.decrypt(&ticket).is_none());
+        assert!(tickets.encrypt(b"session").is_some());
+    }
+
+    #[test]
+    fn bindings_differ_by_every_part_and_its_place() {
+        let of = |lists: &[&[&[u8]]]| {
+            let mut lists: Vec<_> = lists.iter().map(|list| list.iter().copied()).collect();
+            let mut lists: Vec<&mut dyn Iterator<Item = &[u8]>> =
+                lists.iter_mut().map(|list| list as &mut dyn Iterator<Item = &[u8]>).collect();
+            Binding::of(&mut lists).0
+        };
+        let all = [
+            of(&[&[b"ab", b"c"], &[]]),
+            of(&[&[b"a", b"bc"], &[]]),
+            of(&[&[b"ab"], &[b"c"]]),
+            of(&[&[], &[b"ab", b"c"]]),
+            of(&[&[b"abc"], &[]]),
+            of(&[&[b"ab", b"c"]]),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert!(all[..index].iter().all(|other| other != one));
+        }
+    }
+
+    #[test]
+    fn key_files_are_read_strictly() {
+        let key = "00ff".repeat(16);
+        let faulty = |text: &str| masters(text.as_bytes()).err();
+        assert_eq!(faulty(""), Some(KeyFileFault::Empty));
+        assert_eq!(faulty("# nothing\n\n"), Some(KeyFileFault::Empty));
+        assert_eq!(faulty(&key[1..]), Some(KeyFileFault::Line { line: 1 }));
+        assert_eq!(faulty(&format!("{key}\n{key}0")), Some(KeyFileFault::Line { line: 2 }));
+        assert_eq!(faulty(&"g".repeat(64)), Some(KeyFileFault::Line { line: 1 }));
+        assert_eq!(faulty(&format!("{key}\n").repeat(17)), Some(KeyFileFault::TooMany));
+        let read = masters(format!("# keys\r\n  {key}\r\n").as_bytes()).unwrap();
+        assert_eq!(read.len(), 1);
+        assert_eq!(read[0][..4], [0, 0xff, 0, 0xff]);
+    }
+
+    /// Whether `masked`, each byte of it turned over, lies anywhere in the writable memory of this process.
+    fn in_memory(masked: &[u8]) -> bool {
+        let memory = File::open("/proc/self/mem").unwrap();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let mut buffer = vec![0; 1 << 20];
+        let mut found = false;
+        for line in maps.lines().filter(|line| line.contains(" rw")) {
+            let (range, _) = line.split_once(' ').unwrap();
+            let (from, to) = range.split_once('-').unwrap();
+            let number = |text| u64::from_str_radix(text, 16).unwrap();
+            let (mut at, to) = (number(from), number(to));
+            while at < to {
+                let length = buffer.len().min((to - at) as usize);
+                let Ok(read) = memory.read_at(&mut buffer[..length], at) else { break };
+                let equal = |window: &[u8]| window.iter().zip(masked).all(|(a, b)| *a == !b);
+                found |= buffer[..read].windows(masked.len()).any(equal);
+                // Neighbouring pieces overlap, so that no place falls between them.
+                at += if read > masked.len() { (read - masked.len() + 1) as u64 } else { 4096 };
+            }
+        }
+        buffer.fill(0);
+        found
+    }
+
+    #[test]
+    fn a_key_that_has_run_out_is_gone_from_memory() {
+        let clock = Arc::new(SetClock::new(START));
+        let tickets = bound(&clock);
+        let ticket = tickets.encrypt(b"session").unwrap();
+        assert!(tickets.decrypt(&ticket).is_some());
+        let mask = |secret: &Secret| secret.iter().map(|byte| !byte).collect::<Vec<u8>>();
+        let masked = mask(&tickets.tickets.0.lock().live[0].secret);
+        assert!(in_memory(&masked), "the search finds a key that is there");
+        clock.advance(14 * HOUR);
+        tickets.tickets.sweep();
+        assert!(!in_memory(&masked));
+    }
+}

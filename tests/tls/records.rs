@@ -288,6 +288,24 @@ fn keys_are_updated_when_asked() {
 }
 
 #[test]
+fn what_is_no_record_ends_the_connection() {
+    // Heartbeat (RFC 6520), a version of SSL, a length that none may have, an unknown type.
+    let heads: [[u8; 5]; 4] =
+        [[24, 3, 3, 0, 9], [23, 2, 0, 0, 9], [23, 3, 3, 0xff, 0], [99, 3, 3, 0, 9]];
+    for head in heads {
+        let (_, mut server) = forged(true);
+        for byte in head {
+            let _ = server.receive(&[byte]);
+        }
+        assert!(
+            matches!(kind(&server), Some(FaultKind::BadRecord | FaultKind::RecordTooLarge)),
+            "{head:?}: {:?}",
+            kind(&server)
+        );
+    }
+}
+
+#[test]
 fn a_flipped_bit_ends_the_connection_with_an_alert() {
     for tls12 in [false, true] {
         let mut setup = Setup::new();
