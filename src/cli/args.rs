@@ -30,10 +30,11 @@ pub enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     Completions(CompletionsArgs),
+    /// Print the man page, for `man -l -`.
     Man,
 }
 
-/// Start the front-end.
+/// Start the front-end (the same as no command).
 ///
 /// Without --config the embedded default starts: SIP over TLS on port 5061 and over TCP on port 5060 of 127.0.0.1 and
 /// ::1, with a registrar and user agent server behind it. Logs go to stderr.
@@ -69,7 +70,7 @@ pub enum ConfigCommand {
     Schema,
 }
 
-/// Print a completion script for a shell.
+/// Print a completion script for a shell: bash, elvish, fish, powershell or zsh.
 #[derive(Args, Clone, Debug)]
 pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,

@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::fault::{Faults, Finding, Place, Weight};
+use super::fault::{Faults, Finding, Place, Weight, source};
 use super::read::{At, Misread, Written, nearest};
+use super::snapshot::{ControlSettings, Snapshot};
 use super::value::{FilePath, Name, Period};
 use super::{HostFacts, Settled};
 
@@ -45,16 +46,20 @@ impl<'a> Check<'a> {
     }
 
     /// The outcome: what was settled and the notes, or every fault; both in the order of the file.
-    pub fn finish(mut self, settled: impl FnOnce() -> Settled) -> Result<Settled, Faults> {
+    pub fn finish(
+        mut self,
+        settled: impl FnOnce() -> (Snapshot, ControlSettings),
+    ) -> Result<Settled, Faults> {
         let order =
             |finding: &Finding| finding.place.as_ref().map_or(usize::MAX, |place| place.span.start);
         self.findings.sort_by_key(order);
         let (faults, notes): (Vec<_>, Vec<_>) =
             self.findings.into_iter().partition(|finding| finding.weight == Weight::Fault);
-        if faults.is_empty() {
-            return Ok(Settled { notes, ..settled() });
+        if !faults.is_empty() {
+            return Err(Faults::new(self.file, self.text, faults));
         }
-        Err(Faults::new(self.file, self.text, faults))
+        let (snapshot, control) = settled();
+        Ok(Settled { snapshot, control, notes, source: source(self.file, self.text) })
     }
 
     /// A path, from the directory of the configuration file.

@@ -57,6 +57,10 @@ pub struct Finding {
 /// The text of a configuration, under the name of its file.
 pub type Source = Arc<NamedSource<String>>;
 
+pub(super) fn source(file: &Path, text: &str) -> Source {
+    Arc::new(NamedSource::new(file.display().to_string(), text.to_owned()))
+}
+
 impl Finding {
     /// For people: what, the lines of `source` around it, and the cure.
     pub fn text(&self, source: &Source) -> String {
@@ -107,8 +111,7 @@ impl Faults {
     /// Faults of `text`, which was read from `file`.
     pub fn new(file: &Path, text: &str, faults: Vec<Finding>) -> Faults {
         assert!(!faults.is_empty());
-        let source = NamedSource::new(file.display().to_string(), text.to_owned());
-        Faults { file: file.to_owned(), faults, source: Arc::new(source) }
+        Faults { file: file.to_owned(), faults, source: source(file, text) }
     }
 
     /// The one fault of a file that has no text to point into.

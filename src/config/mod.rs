@@ -8,13 +8,14 @@ pub mod file;
 mod pem;
 mod process;
 pub mod read;
+pub mod render;
 mod settle;
 pub mod snapshot;
 pub mod value;
 
 use std::path::Path;
 
-pub use fault::{Faults, Finding};
+pub use fault::{Faults, Finding, Source};
 pub use settle::EMBEDDED_BACKEND;
 use snapshot::{ControlSettings, Snapshot};
 
@@ -40,6 +41,8 @@ pub struct Settled {
     pub control: ControlSettings,
     /// What is not wrong but worth saying.
     pub notes: Vec<Finding>,
+    /// The text that the notes point into.
+    pub source: Source,
 }
 
 /// The embedded default as a file: every key, its default, and what it means.
@@ -83,7 +86,20 @@ fn read_file(path: &Path) -> Result<String, (String, String)> {
     })
 }
 
-/// JSON Schema of the file, with the defaults of the embedded one.
+/// JSON Schema of the file, for editors, with the defaults of the embedded one.
 pub fn schema() -> serde_json::Value {
-    schemars::schema_for!(file::File).to_value()
+    let mut schema = schemars::schema_for!(file::File).to_value();
+    let default: serde_json::Value = toml::from_str(DEFAULT).unwrap_or_default();
+    for (table, keys) in default.as_object().into_iter().flatten() {
+        // Zones, listeners, pools and routes of the embedded default are examples, no defaults.
+        let Some(reference) = schema["properties"][table]["$ref"].as_str() else { continue };
+        let pointer = reference.trim_start_matches('#').to_owned();
+        for (key, value) in keys.as_object().into_iter().flatten() {
+            let property = schema.pointer_mut(&format!("{pointer}/properties/{key}"));
+            if let Some(property) = property.and_then(serde_json::Value::as_object_mut) {
+                property.insert("default".into(), value.clone());
+            }
+        }
+    }
+    schema
 }

@@ -199,7 +199,7 @@ impl Check<'_> {
         let Some((bytes, _)) = self.read(at, &path) else { return Vec::new() };
         // RFC 6960 4.2.1: an OCSPResponse is one DER sequence and nothing after it.
         match x509_parser::asn1_rs::Sequence::from_der(&bytes) {
-            Ok((rest, _)) if rest.is_empty() => bytes.to_vec(),
+            Ok(([], _)) => bytes.to_vec(),
             _ => {
                 let why = format!("{} is no OCSP response in DER", path.display());
                 self.fault(at, why, "write it with: openssl ocsp ... -respout ocsp.der");

@@ -29,6 +29,8 @@ const ROUTES_MAX: usize = 1024;
 /// Half of the slots for what we dial: every backend may be closing while its successor is dialled.
 const DIALLED_MAX: usize = OWN_SLOTS as usize / 2;
 
+type ZoneTable = (Written<Name>, Written<file::Zone>);
+
 /// Settles `text`, which was read from `path`. `embedded`: it is the embedded default, which goes on without IPv6.
 pub(super) fn settle(
     path: &Path,
@@ -85,8 +87,8 @@ pub(super) fn settle(
         (&binds, embedded_backend),
     );
     let name = node.name.value().map_or("ringfront".into(), |name| name.0.clone());
-    check.finish(|| Settled {
-        snapshot: Snapshot {
+    check.finish(|| {
+        let snapshot = Snapshot {
             node: name,
             zones,
             listeners,
@@ -97,9 +99,8 @@ pub(super) fn settle(
             drain,
             udp_answer,
             generation: 0,
-        },
-        control,
-        notes: Vec::new(),
+        };
+        (snapshot, control)
     })
 }
 
@@ -642,7 +643,7 @@ impl Check<'_> {
     /// What is there and does nothing.
     fn unused(
         &mut self,
-        (zones, zone_tables): (&[Zone], &[(Written<Name>, Written<file::Zone>)]),
+        (zones, zone_tables): (&[Zone], &[ZoneTable]),
         listeners: &[Listener],
         (pools, pool_tables): (&[Pool], &[Written<file::Pool>]),
         routes: &[Route],

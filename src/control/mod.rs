@@ -5,5 +5,6 @@ pub mod door;
 pub mod fault;
 pub mod files;
 pub mod log;
+pub mod memory;
 pub mod problem;
 pub mod secret;

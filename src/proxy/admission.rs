@@ -16,7 +16,7 @@ use crate::base::time::Instant;
 use crate::config::snapshot::Rate;
 
 /// Prefixes that one worker keeps buckets for; beyond that, newcomers share one bucket until old ones are idle.
-const PREFIXES_MAX: usize = 65_536;
+pub const PREFIXES_MAX: usize = 65_536;
 /// Buckets for addresses-of-record, by hash: two that meet share one.
 const AOR_BUCKETS: usize = 16_384;
 const SHARDS: usize = 64;

@@ -173,8 +173,11 @@ impl Rates {
 }
 
 /// Spare buffers kept for reuse, and how large one may have grown to be kept.
-const SPARE_BUFFERS: usize = 256;
-const SPARE_BYTES_MAX: usize = 128 * 1024;
+pub const SPARE_BUFFERS: usize = 256;
+pub const SPARE_BYTES_MAX: usize = 128 * 1024;
+
+/// The proxy's own state of one connection, without what it points to.
+pub const CONNECTION_BYTES: usize = size_of::<connection::Connection>();
 
 impl Proxy {
     /// A proxy for worker `worker` in this life; `accepted` connections at most are dictated by the ring.
