@@ -1,6 +1,6 @@
 //! The engine on the real kernel over loopback: what the simulator only believes.
 //! Names in parentheses are the numbers of the known pitfalls of io_uring that a test stands for;
-//! the list is in docs/unsafe.md. A host that cannot run io_uring fails here, loudly.
+//! the list is in docs/engine.md. A host that cannot run io_uring fails here, loudly.
 
 #[path = "ring/echo.rs"]
 mod echo;
@@ -780,5 +780,38 @@ fn a_stop_closes_everything_in_time() {
     }
     assert!(stopped && begun.elapsed() < Duration::from_millis(1000), "{:?}", begun.elapsed());
     assert!(is_reset(&stream.read_to_end(&mut Vec::new()).unwrap_err()));
+    bench.stop();
+}
+
+/// (14) Nothing to do: no turn, no system call.
+#[test]
+fn an_idle_worker_sleeps() {
+    let bench = Bench::start(Sizes::default());
+    let mut stream = bench.dial();
+    echoed(&mut stream, b"one");
+    let before = bench.report(0);
+    std::thread::sleep(Duration::from_millis(300));
+    let after = bench.report(0);
+    // The question itself is one turn.
+    assert!(after.turn.turns - before.turn.turns <= 2, "{before:?} {after:?}");
+    assert!(after.ring.system_calls - before.ring.system_calls <= 3);
+    bench.stop();
+}
+
+/// (12) Accepting, naming, dialling, half a close: all runs without a thread of the kernel's.
+#[test]
+fn the_kernel_needs_no_thread_of_its_own() {
+    let bench = Bench::start(Sizes::default());
+    let mut stream = bench.dial();
+    stream.write_all(b"CLOSE").unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+    let (to, deadline) = (bench.v6, monotonic() + PATIENCE);
+    bench.wish(0, vec![Wish::Connect { to, deadline }]);
+    bench.report_when(0, |report| report.live_own == 1);
+    // Of every test of this process: none may need one.
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let name = std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default();
+        assert!(!name.starts_with("iou-"), "{name}");
+    }
     bench.stop();
 }

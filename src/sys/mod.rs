@@ -10,6 +10,7 @@ mod buffers;
 pub mod clock;
 pub mod probe;
 pub mod process;
+mod queues;
 pub mod socket;
 pub mod uring;
 pub mod wake;

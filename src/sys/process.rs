@@ -79,5 +79,10 @@ mod tests {
         // TEST: this one.
         let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) };
         assert_eq!(dumpable, 0);
+        // Other tests of this process read their own /proc files.
+        // PROMISE: as in `forbid_dumps`.
+        // WHO: the constants.
+        // TEST: this one.
+        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
     }
 }
