@@ -8,9 +8,10 @@ use std::io;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::fault::StartFault;
+use super::fault;
 use super::files::{self, Appender};
 use crate::config::snapshot::{LogLevel, LogSettings};
+use crate::sys::StartUpFault;
 
 /// Bytes of a peer, as they may stand in a log line or on a terminal: printable ASCII as it is, the rest escaped.
 pub struct Escaped<'a>(pub &'a [u8]);
@@ -32,13 +33,13 @@ impl Log {
     ///
     /// # Errors
     /// The log file cannot be opened.
-    pub async fn start(settings: &LogSettings) -> Result<Log, StartFault> {
+    pub async fn start(settings: &LogSettings) -> Result<Log, StartUpFault> {
         let Some(path) = &settings.file else {
             subscribe(settings, io::stderr);
             return Ok(Log { file: None });
         };
         let appender = Appender::open(path, files::PRIVATE).await;
-        let appender = appender.map_err(|error| StartFault::file("open the log", path, &error))?;
+        let appender = appender.map_err(|error| fault::file("open the log", path, &error))?;
         let lines = Lines(appender.clone());
         subscribe(settings, move || lines.clone());
         Ok(Log { file: Some(appender) })

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::fault::StartFault;
+use super::fault;
 use super::files;
+use crate::sys::StartUpFault;
 
 /// HMAC-SHA-256 takes no more into account.
 pub const KEY_BYTES: usize = 32;
@@ -22,7 +23,7 @@ pub struct Secret {
 
 impl Secret {
     /// Reads the keys; makes the current one when there is none.
-    pub async fn load(path: &Path) -> Result<Secret, StartFault> {
+    pub async fn load(path: &Path) -> Result<Secret, StartUpFault> {
         let current = match read_key(path).await? {
             Some(key) => key,
             None => make_key(path).await?,
@@ -35,19 +36,25 @@ impl Secret {
 }
 
 /// `None` when the file does not exist.
-async fn read_key(path: &Path) -> Result<Option<Zeroizing<[u8; KEY_BYTES]>>, StartFault> {
+async fn read_key(path: &Path) -> Result<Option<Zeroizing<[u8; KEY_BYTES]>>, StartUpFault> {
     // As text with blanks around it a key takes twice its bytes and a few.
     let bytes = match files::read(path, 4 * KEY_BYTES).await {
         Ok(bytes) => Zeroizing::new(bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(StartFault::file("read the secret", path, &error)),
+        Err(error) => return Err(fault::file("read the secret", path, &error)),
     };
-    if std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o077 != 0) {
-        tracing::warn!(path = %path.display(), "others may read the secret; run: chmod 600 on it");
+    let mode = std::fs::metadata(path).map_or(0, |file| file.permissions().mode());
+    if mode & 0o077 != 0 {
+        return Err(fault::start_up(
+            "the secret can be read by other users",
+            path.display().to_string(),
+            format!("its mode is {:o}", mode & 0o777),
+            format!("run: chmod 600 {}; change it if others may have seen it", path.display()),
+        ));
     }
     match key_of(&bytes) {
         Some(key) => Ok(Some(key)),
-        None => Err(StartFault::new(
+        None => Err(fault::start_up(
             "the secret is neither 32 bytes nor 64 hexadecimal digits",
             path.display().to_string(),
             "the file was cut short, or is another file",
@@ -75,11 +82,11 @@ fn key_of(bytes: &[u8]) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
     Some(key)
 }
 
-async fn make_key(path: &Path) -> Result<Zeroizing<[u8; KEY_BYTES]>, StartFault> {
+async fn make_key(path: &Path) -> Result<Zeroizing<[u8; KEY_BYTES]>, StartUpFault> {
     let mut key = Zeroizing::new([0; KEY_BYTES]);
     random(key.as_mut_slice());
     let written = files::replace(path, key.to_vec(), files::PRIVATE).await;
-    written.map_err(|error| StartFault::file("write the secret", path, &error))?;
+    written.map_err(|error| fault::file("write the secret", path, &error))?;
     tracing::info!(path = %path.display(), "made a new secret for tokens");
     Ok(key)
 }
@@ -125,6 +132,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("secret");
         std::fs::write(&path, "x").unwrap();
+        let others = std::fs::Permissions::from_mode(0o640);
+        std::fs::set_permissions(&path, others).unwrap();
+        let fault = tokio_uring::start(async { Secret::load(&path).await.err().unwrap() });
+        assert_eq!(fault.cause, "its mode is 640");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         let fault = tokio_uring::start(async { Secret::load(&path).await.err().unwrap() });
         assert_eq!(fault.to_string().lines().count(), 4);
         assert_eq!(std::fs::read(&path).unwrap(), b"x", "a bad secret is left as it was");

@@ -79,7 +79,8 @@ fn bound_address(socket: &Socket) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))
 }
 
-fn explain(address: SocketAddr, error: &io::Error) -> StartUpFault {
+/// Why `address` cannot be listened on, in four lines.
+pub fn explain(address: SocketAddr, error: &io::Error) -> StartUpFault {
     let port = address.port();
     let (cause, cure) = match error.raw_os_error() {
         Some(libc::EADDRINUSE) => (
