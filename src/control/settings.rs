@@ -1,0 +1,165 @@
+//! From settled configuration to what a worker's proxy is told: TLS sides built, keys put in.
+//! Owns the keys of the process. Never reads a file, never half-builds: all faults of all listeners and backends at once.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
+
+use super::fault;
+use super::secret::{self, Secret};
+use crate::config::snapshot::{Snapshot, Transport};
+use crate::proxy::admission::PrefixTable;
+use crate::proxy::settings::Settings;
+use crate::proxy::token::{BranchKey, TokenKeys};
+use crate::sys::StartUpFault;
+use crate::tls::identity::{ClientSide, IdentityFault, ServerSide};
+use crate::tls::ticket::Tickets;
+
+/// How long a session may be resumed, and how often its key changes (contract `[tls] tickets`).
+const TICKET_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
+const TICKET_ROTATION: Duration = Duration::from_secs(60 * 60);
+
+/// What all workers and all reloads of one process share.
+pub struct Keys {
+    branch: BranchKey,
+    tokens: TokenKeys,
+    tickets: Tickets,
+    prefixes: Arc<PrefixTable>,
+    clock: Arc<dyn TimeProvider>,
+}
+
+/// A side of TLS that cannot be built: whose it is, and why.
+pub struct SideFault {
+    /// `listener edge-tls` or `pool registrars, backend r1`.
+    pub place: String,
+    pub fault: IdentityFault,
+}
+
+impl Keys {
+    pub fn new(node: &str, secret: &Secret) -> Keys {
+        // The branch key is of this process alone: a response to an earlier life must not be taken for one of ours.
+        let mut branch = [0; 16];
+        secret::random(&mut branch);
+        let clock: Arc<dyn TimeProvider> = Arc::new(DefaultTimeProvider);
+        Keys {
+            branch: BranchKey::new(branch),
+            tokens: TokenKeys::new(node, &secret.current, secret.previous.as_deref()),
+            tickets: Tickets::random(Arc::clone(&clock), TICKET_LIFETIME, TICKET_ROTATION),
+            prefixes: Arc::new(PrefixTable::new()),
+            clock,
+        }
+    }
+
+    /// The same keys with those of the tokens read anew.
+    pub fn set_secret(&mut self, node: &str, secret: &Secret) {
+        self.tokens = TokenKeys::new(node, &secret.current, secret.previous.as_deref());
+    }
+
+    /// Wipes the ticket keys that have run out.
+    pub fn sweep(&self) {
+        self.tickets.sweep();
+    }
+
+    pub fn clock(&self) -> &dyn TimeProvider {
+        self.clock.as_ref()
+    }
+
+    /// What `workers` workers are told.
+    ///
+    /// # Errors
+    /// Everything that is wrong with certificates, keys and trust.
+    pub fn settings(&self, snapshot: Snapshot, workers: u8) -> Result<Settings, Vec<SideFault>> {
+        let mut faults = Vec::new();
+        let server_sides = self.server_sides(&snapshot, &mut faults);
+        let client_sides = self.client_sides(&snapshot, &mut faults);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(Settings::new(
+            snapshot,
+            server_sides,
+            client_sides,
+            self.branch,
+            self.tokens.clone(),
+            workers,
+            Arc::clone(&self.prefixes),
+        ))
+    }
+
+    fn server_sides(
+        &self,
+        snapshot: &Snapshot,
+        faults: &mut Vec<SideFault>,
+    ) -> Vec<Option<ServerSide>> {
+        let build = |listener: &crate::config::snapshot::Listener| {
+            if listener.transport == Transport::Tcp {
+                return None;
+            }
+            let zone = &snapshot.zones[usize::from(listener.zone)];
+            let clock = Arc::clone(&self.clock);
+            match ServerSide::build(listener, zone, &snapshot.tls, clock, &self.tickets) {
+                Ok(side) => Some(side),
+                Err(wrong) => {
+                    let place = format!("listener {}", listener.name);
+                    faults.extend(
+                        wrong.into_iter().map(|fault| SideFault { place: place.clone(), fault }),
+                    );
+                    None
+                }
+            }
+        };
+        snapshot.listeners.iter().map(build).collect()
+    }
+
+    fn client_sides(
+        &self,
+        snapshot: &Snapshot,
+        faults: &mut Vec<SideFault>,
+    ) -> Vec<Vec<Option<ClientSide>>> {
+        let mut sides = Vec::new();
+        for pool in &snapshot.pools {
+            let zone = &snapshot.zones[usize::from(pool.zone)];
+            let mut of_pool = Vec::new();
+            for backend in &pool.backends {
+                if backend.transport == Transport::Tcp {
+                    of_pool.push(None);
+                    continue;
+                }
+                let clock = Arc::clone(&self.clock);
+                let name = &backend.server_name;
+                match ClientSide::build(zone, name, pool.allow_wildcard, &snapshot.tls, clock) {
+                    Ok(side) => of_pool.push(Some(side)),
+                    Err(wrong) => {
+                        let place = format!("pool {}, backend {}", pool.name, backend.name);
+                        faults.extend(
+                            wrong
+                                .into_iter()
+                                .map(|fault| SideFault { place: place.clone(), fault }),
+                        );
+                        of_pool.push(None);
+                    }
+                }
+            }
+            sides.push(of_pool);
+        }
+        sides
+    }
+}
+
+impl SideFault {
+    /// In the words of a start-up fault.
+    pub fn start_up(&self) -> StartUpFault {
+        let file = match self.fault.path == Path::new("") {
+            true => self.place.clone(),
+            false => format!("{}, {}", self.place, self.fault.path.display()),
+        };
+        fault::start_up(
+            "cannot prepare TLS",
+            file,
+            self.fault.to_string().lines().collect::<Vec<_>>().join(" "),
+            self.fault.cure(),
+        )
+    }
+}
