@@ -159,6 +159,9 @@ impl Session {
         reply: &mut Vec<u8>,
     ) -> Result<Opened, Fault> {
         let mut opened = Opened::default();
+        if let Link::Failed(fault) = self.link {
+            return Err(fault);
+        }
         if self.peer_closed {
             // Nothing that follows close_notify counts (RFC 8446 6.1).
             opened.consumed = bytes.len();
@@ -177,8 +180,7 @@ impl Session {
         match &mut self.link {
             Link::Server(connection) => pump.run(connection.as_mut(), now, &mut idle)?,
             Link::Client(connection) => pump.run(connection.as_mut(), now, &mut idle)?,
-            Link::Failed(fault) => return Err(*fault),
-            Link::Waiting | Link::Closed => pump.consumed = pump.bytes.len(),
+            Link::Waiting | Link::Closed | Link::Failed(_) => pump.consumed = pump.bytes.len(),
         }
         held = pump.end.saturating_sub(pump.consumed);
         (opened.consumed, opened.peer_closed) = (pump.consumed, pump.peer_closed);

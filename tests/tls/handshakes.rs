@@ -1,10 +1,14 @@
 //! Handshakes that succeed, in every version, group and way of cutting the stream; ALPN and SNI.
 
+use std::sync::{Arc, Mutex};
+
 use ringfront::config::snapshot::Group;
 use ringfront::tls::session::Foreseen;
 use ringfront::tls::summary::{KeyExchange, Version};
 use ringfront::tls::{FaultKind, Session, Summary};
-use rustls::AlertDescription;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{AlertDescription, DigitallySignedStruct, SignatureScheme};
 
 use crate::hostile::Raw;
 use crate::pki::{Leaf, RSA, SERVER, Setup};
@@ -269,4 +273,62 @@ fn ecdsa_is_preferred_to_rsa_for_the_same_name_and_rsa_serves_who_lacks_it() {
     server.receive(&client.outbox).unwrap();
     let flight = &server.outbox;
     assert!(flight.windows(rsa_leaf.len()).any(|window| window == rsa_leaf));
+}
+
+#[test]
+fn the_ocsp_response_is_stapled() {
+    for tls12 in [false, true] {
+        let mut setup = Setup::new();
+        setup.versions(tls12, !tls12);
+        setup.listener.identities[0].ocsp = b"a response".to_vec();
+        let seen = Arc::new(Stapled::default());
+        let mut client = Raw::client(&setup, |config| {
+            config.dangerous().set_certificate_verifier(seen.clone());
+        });
+        let mut server = End::server(&setup.server());
+        client.converse(&mut server);
+        assert!(server.session.established());
+        assert_eq!(*seen.0.lock().unwrap(), b"a response");
+    }
+}
+
+/// Believes every server, and keeps what it stapled.
+#[derive(Debug, Default)]
+struct Stapled(Mutex<Vec<u8>>);
+
+impl ServerCertVerifier for Stapled {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        ocsp_response: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.0.lock().unwrap() = ocsp_response.to_vec();
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.signature_verification_algorithms.supported_schemes()
+    }
 }
