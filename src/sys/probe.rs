@@ -276,7 +276,7 @@ fn diagnose_permission(host: &Host) -> (String, String) {
 }
 
 /// The error's text without Rust's "(os error N)".
-pub(super) fn text(error: &io::Error) -> String {
+pub fn text(error: &io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error") {
         Some(end) => text[..end].to_owned(),
