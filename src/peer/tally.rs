@@ -146,7 +146,7 @@ impl Phase {
 }
 
 /// The counts of one worker, of one interval or of a whole run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Tally {
     histograms: [Histogram<u64>; Measure::COUNT],
     faults: [u64; Fault::COUNT],
@@ -172,6 +172,25 @@ pub struct Tally {
 impl Default for Tally {
     fn default() -> Self {
         Tally::new()
+    }
+}
+
+/// In short: what occurred.
+impl std::fmt::Debug for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let faults = Fault::ALL.map(|fault| (fault.name(), self.faults(fault)));
+        let faults: Vec<_> = faults.into_iter().filter(|(_, count)| *count > 0).collect();
+        f.debug_struct("Tally")
+            .field("phase", &self.phase)
+            .field("measured", &self.measured)
+            .field("completed", &self.completed)
+            .field("completed_ever", &self.completed_ever)
+            .field("faults", &faults)
+            .field("responses", &self.responses().collect::<Vec<_>>())
+            .field("handshakes", &self.handshakes)
+            .field("connections_open", &self.connections_open)
+            .field("operations_open", &self.operations_open)
+            .finish_non_exhaustive()
     }
 }
 
