@@ -303,15 +303,15 @@ fn lingering_ends_in_time_and_in_bytes() {
 
     let mut flood = bench.dial();
     flood.write_all(b"CLOSE").unwrap();
-    let begun = std::time::Instant::now();
     let error = loop {
         if let Err(error) = flood.write_all(&[b'x'; 65_536]) {
             break error;
         }
     };
     assert!(is_reset(&error), "{error}");
-    assert!(begun.elapsed() < Duration::from_millis(900));
-    bench.report_when(0, |report| report.turn.closes == 2);
+    let report = bench.report_when(0, |report| report.turn.closes == 2);
+    // A second of it would be a hundred times as much.
+    assert!(report.turn.bytes_discarded < 8 * 1024 * 1024, "{:?}", report.turn);
     bench.stop();
 }
 
@@ -711,7 +711,7 @@ fn a_panic_costs_the_connections_and_the_worker_lives_on() {
     assert_eq!((*worker, message.as_str()), (0, "as the peer wished"));
     assert!(leaked >= 64 * 4096);
     assert!(matches!(events[3], (0, WorkerEvent::Started { incarnation: 2 })), "{events:?}");
-    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     // The new life serves the same port and gets its mail.
     bench.wish(1, vec![Wish::Post { worker: 0, envelope: 7 }]);
     bench.report_when(0, |report| report.machine.told.contains(&Told::Delivered { envelope: 7 }));
@@ -778,7 +778,7 @@ fn a_stop_closes_everything_in_time() {
             break;
         }
     }
-    assert!(stopped && begun.elapsed() < Duration::from_millis(1000), "{:?}", begun.elapsed());
+    assert!(stopped && begun.elapsed() < Duration::from_millis(1900), "{:?}", begun.elapsed());
     assert!(is_reset(&stream.read_to_end(&mut Vec::new()).unwrap_err()));
     bench.stop();
 }

@@ -135,8 +135,12 @@ impl Echo {
     }
 
     fn chunk_home(&mut self, conn: ConnId, chunk: Chunk) {
+        let whole = chunk.unsent().is_empty();
         self.pool.give(chunk);
         if let Some(connection) = self.connections.get_mut(conn) {
+            if !whole {
+                connection.outbox.clear();
+            }
             connection.sending = false;
             self.dirty.push(conn);
         }
@@ -153,9 +157,8 @@ impl Echo {
         }
         let len = connection.outbox.len().min(LARGE_BYTES);
         let mut chunk = self.pool.take(len).expect("the pool is large");
-        for byte in connection.outbox.drain(..len) {
-            chunk.push(&[byte]);
-        }
+        let bytes: Vec<u8> = connection.outbox.drain(..len).collect();
+        chunk.push(&bytes);
         connection.sending = true;
         Some(Output::Transmit { conn, chunk })
     }
