@@ -1,15 +1,28 @@
-//! `ringfront run`.
+//! `ringfront run`: the front-end.
 
 use std::process::ExitCode;
 
 use super::args::RunArgs;
 use crate::config;
+use crate::control;
 
 pub fn run(args: RunArgs) -> Result<ExitCode, miette::Report> {
-    let settled = config::load(args.config.as_deref(), &super::facts::host()?)?;
-    Err(miette::miette!(
-        help = "build the next revision",
-        "the configuration of node {} is good, but this revision has no control plane to start it",
-        settled.snapshot.node
-    ))
+    let host = super::facts::host()?;
+    let settled = config::load(args.config.as_deref(), &host)?;
+    let user = host.user;
+    // The facts are read anew: certificates are judged by the time of the reload.
+    let reload = move || {
+        let host = super::facts::host().map_err(|report| vec![report.to_string()])?;
+        config::load(args.config.as_deref(), &host)
+            .map_err(|faults| faults.faults.iter().map(ToString::to_string).collect())
+    };
+    match control::run(settled, user, Box::new(reload)) {
+        Ok(None) => Ok(ExitCode::SUCCESS),
+        // What was lost stands in the log.
+        Ok(Some(_)) => Ok(ExitCode::FAILURE),
+        Err(fault) => {
+            eprintln!("{fault}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
 }

@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 use super::fault;
 use super::secret;
 use crate::base::limits;
-use crate::config::snapshot::Snapshot;
 use crate::peer::registrar::{self, Registrar};
 use crate::proxy::settings::Settings;
 use crate::proxy::{Envelope, Proxy};
@@ -99,11 +98,6 @@ pub fn start_backend(
     let names = Names { thread: "backend".to_owned(), place, core: None };
     let mailboxes = mailboxes(1, 1).remove(0);
     spawn(names, ring, turn, mailboxes, build, listen(events, Who::Backend))
-}
-
-/// Bytes that all rings may take: for the log and `check`.
-pub fn slots(snapshot: &Snapshot) -> u32 {
-    snapshot.limits.connections_per_core + limits::ACCEPT_RESERVE + limits::OWN_SLOTS
 }
 
 struct Names {

@@ -11,11 +11,17 @@ use serde_json::json;
 pub struct Problem {
     status: StatusCode,
     detail: String,
+    /// Extension member `faults`: one line each; empty: absent.
+    faults: Vec<String>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Problem { status, detail: detail.into() }
+        Problem { status, detail: detail.into(), faults: Vec::new() }
+    }
+
+    pub fn with_faults(self, faults: Vec<String>) -> Self {
+        Problem { faults, ..self }
     }
 
     pub fn status(&self) -> StatusCode {
@@ -24,12 +30,16 @@ impl Problem {
 
     /// The document itself.
     pub fn document(&self) -> serde_json::Value {
-        json!({
+        let mut document = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason().unwrap_or("Error"),
             "status": self.status.as_u16(),
             "detail": self.detail,
-        })
+        });
+        if !self.faults.is_empty() {
+            document["faults"] = json!(self.faults);
+        }
+        document
     }
 }
 
@@ -65,5 +75,8 @@ mod tests {
             document,
             json!({"type": "about:blank", "title": "Not Found", "status": 404, "detail": "no such stage"})
         );
+        let faults = vec!["a".to_owned(), "b".to_owned()];
+        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "x").with_faults(faults);
+        assert_eq!(problem.document()["faults"], json!(["a", "b"]));
     }
 }

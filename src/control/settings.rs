@@ -22,6 +22,7 @@ const TICKET_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 const TICKET_ROTATION: Duration = Duration::from_secs(60 * 60);
 
 /// What all workers and all reloads of one process share.
+#[derive(Clone)]
 pub struct Keys {
     branch: BranchKey,
     tokens: TokenKeys,
@@ -52,9 +53,10 @@ impl Keys {
         }
     }
 
-    /// The same keys with those of the tokens read anew.
-    pub fn set_secret(&mut self, node: &str, secret: &Secret) {
-        self.tokens = TokenKeys::new(node, &secret.current, secret.previous.as_deref());
+    /// The same keys, but those of the tokens.
+    pub fn with_secret(&self, node: &str, secret: &Secret) -> Keys {
+        let tokens = TokenKeys::new(node, &secret.current, secret.previous.as_deref());
+        Keys { tokens, ..self.clone() }
     }
 
     /// Wipes the ticket keys that have run out.

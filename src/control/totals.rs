@@ -2,6 +2,7 @@
 //! Owns the sums. Never asks a worker; the supervisor brings the reports. Counts of a life that ended are kept, except
 //! those since its last report: they died with it.
 
+use crate::config::snapshot::Snapshot;
 use crate::proxy::{Gauges, Report};
 use crate::telemetry::counter::Counters;
 use crate::telemetry::latency::Latency;
@@ -182,6 +183,31 @@ impl Totals {
         let outcome = use_it(&self.interval);
         self.interval.reset();
         outcome
+    }
+
+    /// A reload has changed the backends: their counts go to their new numbers, those of backends that are gone end.
+    pub fn reshape(&mut self, old: &Snapshot, new: &Snapshot) {
+        let names = |snapshot: &Snapshot| {
+            let pools = snapshot.pools.iter();
+            pools
+                .flat_map(|pool| {
+                    pool.backends.iter().map(|of| (pool.name.clone(), of.name.clone()))
+                })
+                .collect::<Vec<_>>()
+        };
+        let (old, new) = (names(old), names(new));
+        if old == new {
+            return;
+        }
+        let mut fresh = Counters::new(self.counters.zones.len(), new.len()).backends;
+        for (counts, name) in fresh.iter_mut().zip(&new) {
+            let before = old.iter().position(|of| of == name);
+            if let Some(found) = before.and_then(|before| self.counters.backends.get(before)) {
+                *counts = *found;
+            }
+        }
+        self.counters.backends = fresh;
+        self.workers.iter_mut().for_each(|worker| worker.gauges.backends_up.clear());
     }
 
     /// Whether a worker has a connection to this backend.

@@ -1,0 +1,149 @@
+//! Reading the configuration again while the process runs.
+//! Owns the list of what only a restart can change. Never half-applies: either everything is taken over, or nothing is
+//! and every reason is told.
+
+use super::secret::Secret;
+use super::settings::Keys;
+use super::start::Made;
+use crate::config::Settled;
+use crate::config::snapshot::{ControlSettings, Snapshot};
+use crate::proxy::settings::Settings;
+
+/// Reads the configuration from where it was read at the start; on a fault, each as a line.
+pub type Reload = Box<dyn Fn() -> Result<Settled, Vec<String>>>;
+
+/// Reads, and compares with what runs.
+///
+/// # Errors
+/// Every fault of the configuration, or everything in it that needs a restart.
+pub fn read(
+    reload: &Reload,
+    old: &Snapshot,
+    control: &ControlSettings,
+) -> Result<Settled, Vec<String>> {
+    let fresh = reload()?;
+    let fixed = needs_restart(old, &fresh.snapshot, control, &fresh.control);
+    if fixed.is_empty() { Ok(fresh) } else { Err(fixed) }
+}
+
+/// Builds what the workers are told. The keys of the tokens are read anew too.
+///
+/// # Errors
+/// Everything that is wrong with the secret, certificates and keys.
+pub async fn settings(
+    mut snapshot: Snapshot,
+    control: &ControlSettings,
+    keys: &mut Keys,
+    made: &Made,
+    old: &Snapshot,
+    workers: usize,
+) -> Result<Settings, Vec<String>> {
+    let line = |text: String| text.lines().collect::<Vec<_>>().join("; ");
+    let secret = Secret::load(&control.secret_file).await;
+    let secret = secret.map_err(|fault| vec![line(fault.to_string())])?;
+    made.put_into(&mut snapshot, control);
+    snapshot.generation = old.generation + 1;
+    let fresh = keys.with_secret(&snapshot.node, &secret);
+    let settings = fresh.settings(snapshot, workers as u8).map_err(|faults| {
+        faults.iter().map(|fault| line(fault.start_up().to_string())).collect::<Vec<_>>()
+    })?;
+    *keys = fresh;
+    Ok(settings)
+}
+
+/// What differs and is fixed while the process runs: sockets, threads, the sizes of tables, and the numbers that
+/// connections carry.
+fn needs_restart(
+    old: &Snapshot,
+    new: &Snapshot,
+    old_control: &ControlSettings,
+    new_control: &ControlSettings,
+) -> Vec<String> {
+    let sockets = |snapshot: &Snapshot| {
+        let listeners = snapshot.listeners.iter();
+        listeners.map(|of| (of.bind, of.transport, of.zone)).collect::<Vec<_>>()
+    };
+    let zones = |snapshot: &Snapshot, count: usize| {
+        snapshot.zones.iter().take(count).map(|zone| zone.name.clone()).collect::<Vec<_>>()
+    };
+    let (a, b) = (old_control, new_control);
+    let differs = [
+        ("node.name", old.node != new.node),
+        ("node.cores", a.cores != b.cores),
+        ("node.housekeeping_core", a.housekeeping_core != b.housekeeping_core),
+        ("node.state_dir", a.state_dir != b.state_dir),
+        ("listener: bind, transport or zone", sockets(old) != sockets(new)),
+        // Connections know their zone by its number.
+        ("zone: names", zones(old, old.zones.len()) != zones(new, old.zones.len())),
+        (
+            "limits.connections_per_core",
+            old.limits.connections_per_core != new.limits.connections_per_core,
+        ),
+        ("admin.listen", a.admin != b.admin),
+        ("admin.metrics_listen", a.metrics_listen != b.metrics_listen),
+        ("latency.log", a.latency_log != b.latency_log),
+        ("log", a.log != b.log),
+        ("pool: the embedded backend", a.embedded_backend != b.embedded_backend),
+    ];
+    let changed = differs.into_iter().filter(|(_, differs)| *differs);
+    changed.map(|(key, _)| format!("{key} changed: that needs a restart")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, HostFacts};
+
+    fn settled() -> Settled {
+        let host = HostFacts {
+            cores: vec![0, 1],
+            descriptors: 20_000,
+            user: 0,
+            unix_time: 1_800_000_000,
+            ipv6_loopback: true,
+        };
+        config::load(None, &host).unwrap()
+    }
+
+    #[test]
+    fn a_change_that_needs_a_restart_is_told_and_changes_nothing() {
+        let old = settled();
+        let reload: Reload = Box::new(|| {
+            let mut settled = settled();
+            settled.snapshot.node = "other".into();
+            settled.snapshot.zones.swap(0, 1);
+            settled.snapshot.listeners[0].bind.set_port(5999);
+            settled.control.metrics_listen = None;
+            Ok(settled)
+        });
+        let faults = read(&reload, &old.snapshot, &old.control).err().unwrap();
+        for key in ["node.name", "zone", "listener", "admin.metrics_listen"] {
+            assert!(faults.iter().any(|fault| fault.starts_with(key)), "{key} in {faults:?}");
+        }
+        assert_eq!(faults.len(), 4, "{faults:?}");
+    }
+
+    #[test]
+    fn limits_routes_and_new_zones_are_taken_over() {
+        let old = settled();
+        let reload: Reload = Box::new(|| {
+            let mut settled = settled();
+            let mut zone = settled.snapshot.zones[0].clone();
+            zone.name = "more".into();
+            settled.snapshot.zones.push(zone);
+            settled.snapshot.limits.connections_per_prefix = 7;
+            settled.snapshot.routes.clear();
+            Ok(settled)
+        });
+        let fresh = read(&reload, &old.snapshot, &old.control).unwrap();
+        assert_eq!(fresh.snapshot.limits.connections_per_prefix, 7);
+    }
+
+    #[test]
+    fn a_faulty_file_is_told_line_by_line() {
+        let old = settled();
+        let reload: Reload = Box::new(|| Err(vec!["zone.edge: bad".to_owned(), "b".to_owned()]));
+        let faults = read(&reload, &old.snapshot, &old.control).err().unwrap();
+        assert_eq!(faults, ["zone.edge: bad", "b"]);
+    }
+}

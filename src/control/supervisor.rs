@@ -1,0 +1,624 @@
+//! The process while it runs: signals, events of workers, their reports, questions, drain, reload, stop.
+//! Owns the state machine of the process: running, draining, stopping; each way leads forward only. Never waits for a
+//! worker: what it asks comes back as an event, or a deadline passes.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::http::StatusCode;
+use sd_notify::NotifyState;
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep_until};
+
+use super::admin::{Answer, Asked, OPEN_METRICS, Question};
+use super::export;
+use super::files::{self, Appender};
+use super::fleet::{EVENTS_WAITING_MAX, Events, Who};
+use super::log::Log;
+use super::problem::Problem;
+use super::reload::{self, Reload};
+use super::start::Running;
+use super::status::{Phase, View};
+use super::totals::{Totals, WorkerState};
+use crate::base::limits;
+use crate::config::snapshot::ControlSettings;
+use crate::proxy::{Proxy, Report};
+use crate::sys::{StartUpFault, clock};
+use crate::telemetry::percentiles::{self, IntervalLog};
+use crate::worker::turn::WorkerReport;
+use crate::worker::{Command, WorkerEvent};
+
+/// How often the counts of all workers are gathered when nobody asks.
+const GATHER_EVERY: Duration = Duration::from_secs(1);
+
+/// Counts that are younger are told without asking the workers again, so that scrapes cannot press them.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// A worker that has not reported by then is left out of the answer.
+const GATHER_PATIENCE: Duration = Duration::from_millis(500);
+
+/// After the deadline of a drain the workers close what is left; then so long for their last words.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Ticket keys that have run out are wiped so often.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Why the process ended, when it was not asked to.
+pub type Lost = Option<String>;
+
+/// What a worker reported, and which one.
+type Reported = (usize, WorkerReport<Report>);
+
+/// The counts of a worker on their way between it and us.
+#[derive(Default)]
+struct Loan {
+    spare: Option<Report>,
+    /// A report is outstanding.
+    asked: bool,
+}
+
+struct Gathering {
+    /// When to stop waiting for reports; `None`: none is outstanding.
+    until: Option<Instant>,
+    /// When the last one was complete.
+    done: Option<Instant>,
+    loans: Vec<Loan>,
+    waiting: Vec<Asked>,
+}
+
+struct LatencyLog {
+    file: Appender,
+    text: IntervalLog,
+    since: SystemTime,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user2: Signal,
+}
+
+/// What can happen.
+enum Happening {
+    Terminate(&'static str),
+    Reload,
+    HandOver,
+    Event(Who, WorkerEvent),
+    Reported(Reported),
+    Asked(Asked),
+    Second,
+    Interval,
+    GatherOver,
+    Deadline,
+}
+
+/// Everything that the supervisor listens to.
+struct Ears {
+    signals: Signals,
+    events: mpsc::Receiver<(Who, WorkerEvent)>,
+    reports: mpsc::Receiver<Reported>,
+    questions: mpsc::Receiver<Asked>,
+    second: Interval,
+    interval: Interval,
+}
+
+/// The process while it runs.
+pub struct Supervisor {
+    running: Running,
+    control: ControlSettings,
+    reload: Reload,
+    totals: Totals,
+    gathering: Gathering,
+    report_to: mpsc::Sender<Reported>,
+    phase: Phase,
+    /// When draining or stopping is given up.
+    deadline: Option<Instant>,
+    backend_ended: bool,
+    log: Log,
+    latency_log: Option<LatencyLog>,
+    started: Instant,
+    swept: Instant,
+    lost: Lost,
+    ears: Ears,
+}
+
+/// A queue for what workers tell.
+pub fn events() -> (Events, mpsc::Receiver<(Who, WorkerEvent)>) {
+    mpsc::channel(EVENTS_WAITING_MAX)
+}
+
+impl Supervisor {
+    /// Takes over everything that was started.
+    pub async fn new(
+        running: Running,
+        control: ControlSettings,
+        reload: Reload,
+        log: Log,
+        events: mpsc::Receiver<(Who, WorkerEvent)>,
+        questions: mpsc::Receiver<Asked>,
+    ) -> Result<Supervisor, StartUpFault> {
+        let snapshot = &running.settings.snapshot;
+        let backends = running.settings.backends().len();
+        let totals = Totals::new(&control.cores, snapshot.zones.len(), backends);
+        let workers = running.workers.len();
+        let (report_to, reports) = mpsc::channel(2 * workers);
+        let latency_log = match &control.latency_log {
+            Some(path) => Some(LatencyLog::open(path).await?),
+            None => None,
+        };
+        let ears = Ears {
+            signals: Signals::new()?,
+            events,
+            reports,
+            questions,
+            second: every(GATHER_EVERY),
+            interval: every(control.latency_interval),
+        };
+        let backend_ended = running.backend.is_none();
+        Ok(Supervisor {
+            running,
+            control,
+            reload,
+            totals,
+            gathering: Gathering {
+                until: None,
+                done: None,
+                loans: (0..workers).map(|_| Loan::default()).collect(),
+                waiting: Vec::new(),
+            },
+            report_to,
+            phase: Phase::Running,
+            deadline: None,
+            backend_ended,
+            log,
+            latency_log,
+            started: Instant::now(),
+            swept: Instant::now(),
+            lost: None,
+            ears,
+        })
+    }
+
+    /// Runs until the process is asked to end, or loses a worker for good.
+    pub async fn run(mut self) -> Lost {
+        notify(&[NotifyState::Ready, NotifyState::Status("running")]);
+        loop {
+            let happening = self.ears.next(self.gathering.until, self.deadline).await;
+            if self.handle(happening).await.is_break() {
+                break;
+            }
+        }
+        self.finish().await
+    }
+
+    async fn handle(&mut self, happening: Happening) -> ControlFlow<()> {
+        match happening {
+            Happening::Terminate(name) => self.terminate(name),
+            Happening::Reload => drop(self.reload().await),
+            Happening::HandOver => {
+                tracing::warn!(
+                    "SIGUSR2: this version cannot hand over to a new binary; restart it"
+                );
+            }
+            Happening::Event(Who::Worker(worker), event) => self.worker_event(worker, event),
+            Happening::Event(Who::Backend, event) => self.backend_event(event),
+            Happening::Reported((worker, report)) => self.reported(worker, report),
+            Happening::Asked(asked) => self.asked(asked).await,
+            Happening::Second => self.second(),
+            Happening::Interval => self.write_interval(),
+            Happening::GatherOver => self.gathered(),
+            Happening::Deadline if self.phase == Phase::Stopping => return ControlFlow::Break(()),
+            Happening::Deadline => self.stop("the deadline of the drain has passed"),
+        }
+        if self.phase == Phase::Draining && self.all(&[WorkerState::Drained, WorkerState::Ended]) {
+            self.stop("everything is drained");
+        }
+        match self.phase == Phase::Stopping && self.backend_ended && self.all(&[WorkerState::Ended])
+        {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    fn all(&self, states: &[WorkerState]) -> bool {
+        self.totals.workers.iter().all(|worker| states.contains(&worker.state))
+    }
+
+    fn second(&mut self) {
+        notify(&[NotifyState::Watchdog]);
+        self.gather();
+        if self.swept.elapsed() >= SWEEP_EVERY {
+            self.swept = Instant::now();
+            self.running.keys.sweep();
+        }
+    }
+
+    // ---- drain and stop
+
+    fn terminate(&mut self, name: &'static str) {
+        match self.phase {
+            Phase::Running => self.drain(name),
+            Phase::Draining => self.stop("a second signal came"),
+            Phase::Stopping => {}
+        }
+    }
+
+    fn drain(&mut self, why: &str) {
+        let patience = self.running.settings.snapshot.drain.deadline;
+        tracing::info!(why, deadline = ?patience, "draining: no new work");
+        notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+        self.phase = Phase::Draining;
+        self.deadline = Some(Instant::now() + patience + LAST_WORDS);
+        let deadline = clock::monotonic() + patience;
+        self.tell_all(|| Command::Drain { deadline });
+    }
+
+    fn stop(&mut self, why: &str) {
+        if self.phase == Phase::Stopping {
+            return;
+        }
+        tracing::info!(why, "stopping");
+        self.phase = Phase::Stopping;
+        self.deadline = Some(Instant::now() + limits::STOP_PATIENCE + LAST_WORDS);
+        // Commands are obeyed in order: the last counts come before the end.
+        self.gather();
+        self.tell_all(|| Command::Stop);
+        if let Some(backend) = &self.running.backend
+            && backend.send(Command::Stop).is_err()
+        {
+            self.backend_ended = true;
+        }
+    }
+
+    fn tell_all(&mut self, command: impl Fn() -> Command<Proxy>) {
+        for (index, worker) in self.running.workers.iter().enumerate() {
+            if let Err(fault) = worker.send(command()) {
+                tracing::warn!(worker = index, %fault, "a command did not reach its worker");
+                if worker.is_finished() {
+                    self.totals.workers[index].state = WorkerState::Ended;
+                }
+            }
+        }
+    }
+
+    /// The last words, when all workers have ended or the patience with them.
+    async fn finish(mut self) -> Lost {
+        while let Ok((worker, report)) = self.ears.reports.try_recv() {
+            self.reported(worker, report);
+        }
+        self.write_interval();
+        if let Some(log) = self.latency_log.take() {
+            log.file.finish().await;
+        }
+        if let Some(path) = &self.running.admin_socket {
+            let _ = std::fs::remove_file(path);
+        }
+        for worker in self.running.workers {
+            if worker.is_finished() {
+                worker.join();
+            } else {
+                tracing::warn!(worker = worker.name, "still busy; the process ends without it");
+            }
+        }
+        if let Some(backend) = self.running.backend
+            && backend.is_finished()
+        {
+            backend.join();
+        }
+        self.log.finish().await;
+        eprint!("{}", percentiles::table(&self.totals.latency));
+        self.lost
+    }
+
+    // ---- what workers tell
+
+    fn worker_event(&mut self, worker: usize, event: WorkerEvent) {
+        let totals = &mut self.totals.workers[worker];
+        match event {
+            WorkerEvent::Started { incarnation } => {
+                tracing::info!(worker, core = totals.core, incarnation, "worker started");
+                totals.state = WorkerState::Running;
+            }
+            WorkerEvent::Drained => totals.state = WorkerState::Drained,
+            WorkerEvent::Panicked { message, leaked_bytes } => {
+                tracing::error!(
+                    worker,
+                    message,
+                    leaked_bytes,
+                    "a worker panicked and its connections are closed; this is a bug, please report it"
+                );
+                totals.life_ended(leaked_bytes);
+                // The report that it owed went with it.
+                self.gathering.loans[worker].asked = false;
+            }
+            WorkerEvent::GaveUp { reason } => {
+                totals.state = WorkerState::Ended;
+                self.lose(format!("worker {worker} cannot go on: {reason}"));
+            }
+            WorkerEvent::Stopped => totals.state = WorkerState::Ended,
+        }
+    }
+
+    fn backend_event(&mut self, event: WorkerEvent) {
+        match event {
+            WorkerEvent::Started { .. } => tracing::info!("embedded backend started"),
+            WorkerEvent::Drained => {}
+            WorkerEvent::Panicked { message, .. } => {
+                tracing::error!(
+                    message,
+                    "the embedded backend panicked; its registrations are lost"
+                );
+            }
+            WorkerEvent::GaveUp { reason } => {
+                self.backend_ended = true;
+                self.lose(format!("the embedded backend cannot go on: {reason}"));
+            }
+            WorkerEvent::Stopped => self.backend_ended = true,
+        }
+    }
+
+    fn lose(&mut self, why: String) {
+        tracing::error!(why, "the process ends");
+        self.lost = Some(why);
+        self.stop("a worker is lost");
+    }
+
+    // ---- reports
+
+    /// Asks every worker that owes no report for one.
+    fn gather(&mut self) {
+        let mut outstanding = false;
+        for (index, worker) in self.running.workers.iter().enumerate() {
+            let loan = &mut self.gathering.loans[index];
+            if !loan.asked {
+                let spare = loan.spare.take().unwrap_or_else(|| {
+                    let settings = &self.running.settings;
+                    Report::new(settings.snapshot.zones.len(), settings.backends().len())
+                });
+                let to = self.report_to.clone();
+                let reply = move |report| {
+                    // There is room for two reports of each worker, and one at most is outstanding.
+                    let _ = to.try_send((index, report));
+                };
+                let command = Command::Report { spare, reply: Box::new(reply) };
+                loan.asked = worker.send(command).is_ok();
+            }
+            outstanding |= loan.asked;
+        }
+        if outstanding {
+            self.gathering.until.get_or_insert_with(|| Instant::now() + GATHER_PATIENCE);
+        } else {
+            self.gathered();
+        }
+    }
+
+    fn reported(&mut self, worker: usize, report: WorkerReport<Report>) {
+        let spare = self.totals.take(worker, report);
+        let loan = &mut self.gathering.loans[worker];
+        loan.spare = Some(spare);
+        loan.asked = false;
+        if self.gathering.loans.iter().all(|loan| !loan.asked) {
+            self.gathered();
+        }
+    }
+
+    /// All reports are in, or the patience is over: who waits is answered.
+    fn gathered(&mut self) {
+        self.gathering.until = None;
+        self.gathering.done = Some(Instant::now());
+        for Asked { question, answer } in std::mem::take(&mut self.gathering.waiting) {
+            let _ = answer.send(self.answer(question));
+        }
+    }
+
+    fn write_interval(&mut self) {
+        let Some(LatencyLog { file, text, since }) = &mut self.latency_log else { return };
+        let now = SystemTime::now();
+        let length = now.duration_since(*since).unwrap_or_default();
+        let lines = self.totals.take_interval(|latency| text.interval(latency, *since, length));
+        *since = now;
+        if !lines.is_empty() {
+            file.append(lines);
+        }
+    }
+
+    // ---- questions
+
+    async fn asked(&mut self, asked: Asked) {
+        match asked.question {
+            Question::Drain => {
+                if self.phase == Phase::Running {
+                    self.drain("asked by the admin interface");
+                }
+                let state = json!({"state": self.phase.name()});
+                let _ = asked.answer.send(Answer::Json(StatusCode::ACCEPTED, state));
+            }
+            Question::Reload => {
+                let answer = match self.reload().await {
+                    Ok(generation) => {
+                        Answer::Json(StatusCode::OK, json!({"config_generation": generation}))
+                    }
+                    Err(faults) => Answer::Problem(
+                        Problem::new(
+                            StatusCode::UNPROCESSABLE_ENTITY,
+                            "the old configuration stays",
+                        )
+                        .with_faults(faults),
+                    ),
+                };
+                let _ = asked.answer.send(answer);
+            }
+            Question::Health | Question::Configuration => {
+                let _ = asked.answer.send(self.answer(asked.question));
+            }
+            _ if self.gathering.done.is_some_and(|done| done.elapsed() < FRESH) => {
+                let _ = asked.answer.send(self.answer(asked.question));
+            }
+            _ => {
+                self.gathering.waiting.push(asked);
+                self.gather();
+            }
+        }
+    }
+
+    fn answer(&self, question: Question) -> Answer {
+        let snapshot = &self.running.settings.snapshot;
+        let view = View {
+            totals: &self.totals,
+            snapshot,
+            phase: self.phase,
+            uptime_seconds: self.started.elapsed().as_secs(),
+        };
+        let ok = StatusCode::OK;
+        match question {
+            Question::Health => Answer::Json(ok, json!({"healthy": true})),
+            Question::Readiness => {
+                let ready = view.not_ready().is_empty();
+                let status = if ready { ok } else { StatusCode::SERVICE_UNAVAILABLE };
+                Answer::Json(status, view.readiness())
+            }
+            Question::Metrics => {
+                Answer::Text(OPEN_METRICS, export::metrics(&self.totals, snapshot))
+            }
+            Question::Status => Answer::Json(ok, view.status()),
+            Question::Workers => Answer::Json(ok, view.workers()),
+            Question::Latency => Answer::Json(ok, view.latency()),
+            Question::Distribution(stage) => {
+                let text = percentiles::distribution(self.totals.latency.histogram(stage));
+                Answer::Text("text/plain; charset=utf-8", text)
+            }
+            Question::Configuration => {
+                Answer::Json(ok, crate::config::render::json(snapshot, &self.control))
+            }
+            Question::Drain | Question::Reload => {
+                let detail = "this is done, not asked";
+                Answer::Problem(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
+            }
+        }
+    }
+
+    // ---- reload
+
+    /// Reads the configuration again and gives it to all workers; the new generation, or everything that is wrong.
+    async fn reload(&mut self) -> Result<u64, Vec<String>> {
+        self.log.reopen().await;
+        if let Some(log) = &mut self.latency_log {
+            log.reopen().await;
+        }
+        let outcome = self.reload_settings().await;
+        match &outcome {
+            Ok(generation) => tracing::info!(generation, "the configuration was read again"),
+            Err(faults) => {
+                for fault in faults {
+                    tracing::error!(
+                        fault,
+                        "the configuration is not taken over; the old one stays"
+                    );
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn reload_settings(&mut self) -> Result<u64, Vec<String>> {
+        let running = &mut self.running;
+        let old = &running.settings.snapshot;
+        let fresh = reload::read(&self.reload, old, &self.control)?;
+        let keys = &mut running.keys;
+        let workers = running.workers.len();
+        let settings =
+            reload::settings(fresh.snapshot, &fresh.control, keys, &running.made, old, workers)
+                .await?;
+        let settings = Arc::new(settings);
+        self.totals.reshape(&running.settings.snapshot, &settings.snapshot);
+        running.settings = Arc::clone(&settings);
+        if fresh.control.latency_interval != self.control.latency_interval {
+            self.ears.interval = every(fresh.control.latency_interval);
+        }
+        self.control = fresh.control;
+        self.tell_all(|| Command::Configure(Arc::clone(&settings)));
+        Ok(settings.snapshot.generation)
+    }
+}
+
+impl Ears {
+    async fn next(&mut self, gather: Option<Instant>, deadline: Option<Instant>) -> Happening {
+        tokio::select! {
+            _ = self.signals.terminate.recv() => Happening::Terminate("SIGTERM"),
+            _ = self.signals.interrupt.recv() => Happening::Terminate("SIGINT"),
+            _ = self.signals.hangup.recv() => Happening::Reload,
+            _ = self.signals.user2.recv() => Happening::HandOver,
+            Some((who, event)) = self.events.recv() => Happening::Event(who, event),
+            Some(reported) = self.reports.recv() => Happening::Reported(reported),
+            Some(asked) = self.questions.recv() => Happening::Asked(asked),
+            _ = self.second.tick() => Happening::Second,
+            _ = self.interval.tick() => Happening::Interval,
+            () = until(gather) => Happening::GatherOver,
+            () = until(deadline) => Happening::Deadline,
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A clock whose first tick comes after one period, and which does not make up for what it missed.
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval.reset();
+    interval
+}
+
+impl Signals {
+    fn new() -> Result<Signals, StartUpFault> {
+        let listen = |kind: SignalKind| {
+            signal(kind).map_err(|error| {
+                super::fault::start_up(
+                    format!("cannot listen to signals: {}", crate::sys::probe::text(&error)),
+                    "control plane",
+                    "the process has no descriptor left",
+                    "raise LimitNOFILE= (systemd) or ulimit -n",
+                )
+            })
+        };
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+            user2: listen(SignalKind::user_defined2())?,
+        })
+    }
+}
+
+impl LatencyLog {
+    async fn open(path: &std::path::Path) -> Result<LatencyLog, StartUpFault> {
+        let file = Appender::open(path, files::PUBLIC).await;
+        let file =
+            file.map_err(|error| super::fault::file("open the latency log", path, &error))?;
+        let since = SystemTime::now();
+        let mut text = IntervalLog::new(since);
+        file.append(text.header());
+        Ok(LatencyLog { file, text, since })
+    }
+
+    async fn reopen(&mut self) {
+        self.file.reopen().await;
+        self.file.append(self.text.header());
+    }
+}
+
+/// Tells systemd, where it asked to be told.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager cannot be told");
+    }
+}
