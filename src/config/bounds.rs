@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use super::check::{Check, period};
-use super::file;
 use super::read::{At, Written};
 use super::snapshot::{Drain, Limits, Rate};
 use super::value::{Off, Or, PerTime};
+use super::{file, render};
 use crate::base::limits::{ACCEPT_RESERVE, BODY_BYTES_CEILING, HEAD_BYTES_CEILING, OWN_SLOTS};
 
 /// Slots of a ring's table beside accepted connections.
@@ -21,15 +21,24 @@ const OUTBOX_BYTES_CEILING: u32 = 16 * 1024 * 1024;
 
 const _: () = assert!(OUTBOX_BYTES_CEILING >= 2 * (HEAD_BYTES_CEILING + BODY_BYTES_CEILING));
 
-/// One side of a relation: key, what was settled, and where it was written.
+/// One side of a relation: key, what was settled, how it is written, and where.
 struct Side<'a, T> {
     key: &'static str,
     value: T,
+    text: String,
     at: Option<&'a At>,
 }
 
-fn side<'a, W, T>(key: &'static str, written: &'a Written<W>, value: T) -> Side<'a, T> {
-    Side { key, value, at: written.at() }
+fn bytes<'a, W>(key: &'static str, written: &'a Written<W>, value: u32) -> Side<'a, u32> {
+    Side { key, value, text: render::size(value), at: written.at() }
+}
+
+fn things<'a, W>(key: &'static str, written: &'a Written<W>, value: u32) -> Side<'a, u32> {
+    Side { key, value, text: value.to_string(), at: written.at() }
+}
+
+fn time<'a, W>(key: &'static str, written: &'a Written<W>, value: Duration) -> Side<'a, Duration> {
+    Side { key, value, text: render::duration(value), at: written.at() }
 }
 
 impl Check<'_> {
@@ -145,20 +154,17 @@ impl Check<'_> {
     }
 
     fn sizes(&mut self, table: &file::Limits, limits: &Limits) {
-        let head = || side("head", &table.head, limits.head);
-        self.ordered(side("start_line", &table.start_line, limits.start_line), head());
-        self.ordered(side("header_line", &table.header_line, limits.header_line), head());
+        let head = || bytes("head", &table.head, limits.head);
+        self.ordered(bytes("start_line", &table.start_line, limits.start_line), head());
+        self.ordered(bytes("header_line", &table.header_line, limits.header_line), head());
         self.ordered(
-            side("uri", &table.uri, limits.uri),
-            side("start_line", &table.start_line, limits.start_line),
+            bytes("uri", &table.uri, limits.uri),
+            bytes("start_line", &table.start_line, limits.start_line),
         );
+        let (prefix, core) = (limits.handshakes_per_prefix, limits.handshakes_per_core);
         self.ordered(
-            side(
-                "handshakes_per_prefix",
-                &table.handshakes_per_prefix,
-                limits.handshakes_per_prefix,
-            ),
-            side("handshakes_per_core", &table.handshakes_per_core, limits.handshakes_per_core),
+            things("handshakes_per_prefix", &table.handshakes_per_prefix, prefix),
+            things("handshakes_per_core", &table.handshakes_per_core, core),
         );
         self.ceiling(&table.head, limits.head, HEAD_BYTES_CEILING);
         self.ceiling(&table.body, limits.body, BODY_BYTES_CEILING);
@@ -176,37 +182,29 @@ impl Check<'_> {
 
     fn times(&mut self, table: &file::Limits, limits: &Limits) {
         let registered = || {
-            side(
-                "registered_idle_timeout",
-                &table.registered_idle_timeout,
-                limits.registered_idle_timeout,
-            )
+            let value = limits.registered_idle_timeout;
+            time("registered_idle_timeout", &table.registered_idle_timeout, value)
         };
-        self.ordered(side("idle_timeout", &table.idle_timeout, limits.idle_timeout), registered());
+        self.ordered(time("idle_timeout", &table.idle_timeout, limits.idle_timeout), registered());
         if let Some(keepalive) = limits.keepalive {
-            self.ordered(side("keepalive", &table.keepalive, keepalive), registered());
+            self.ordered(time("keepalive", &table.keepalive, keepalive), registered());
         }
     }
 
     /// `low` may not be above `high`. The one that was written is blamed.
-    fn ordered<T: PartialOrd + Shown>(&mut self, low: Side<'_, T>, high: Side<'_, T>) {
+    fn ordered<T: PartialOrd>(&mut self, low: Side<'_, T>, high: Side<'_, T>) {
         let Some(at) = low.at.or(high.at) else { return };
         if low.value > high.value {
-            let why = format!(
-                "{} ({}) is more than {} ({})",
-                low.key,
-                low.value.shown(),
-                high.key,
-                high.value.shown()
-            );
+            let why =
+                format!("{} ({}) is more than {} ({})", low.key, low.text, high.key, high.text);
             self.fault(at, why, format!("lower {} or raise {}", low.key, high.key));
         }
     }
 
     fn ceiling(&mut self, written: &Written<super::value::Size>, value: u32, most: u32) {
         if let (true, Some(at)) = (value > most, written.at()) {
-            let why = format!("{value} bytes are more than this version holds");
-            self.fault(at, why, format!("write at most \"{}KiB\"", most / 1024));
+            let why = format!("{} is more than this version holds", render::size(value));
+            self.fault(at, why, format!("write at most \"{}\"", render::size(most)));
         }
     }
 
@@ -214,24 +212,8 @@ impl Check<'_> {
         let deadline = period(&table.deadline, Duration::from_secs(60));
         // Half of the deadline, so that the connections closed last still have their time.
         let pace = period(&table.pace, Duration::from_secs(30).min(deadline / 2));
-        self.ordered(side("pace", &table.pace, pace), side("deadline", &table.deadline, deadline));
+        self.ordered(time("pace", &table.pace, pace), time("deadline", &table.deadline, deadline));
         Drain { deadline, pace }
-    }
-}
-
-trait Shown {
-    fn shown(&self) -> String;
-}
-
-impl Shown for u32 {
-    fn shown(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Shown for Duration {
-    fn shown(&self) -> String {
-        format!("{self:?}")
     }
 }
 

@@ -47,19 +47,31 @@ impl<'a> Check<'a> {
 
     /// The outcome: what was settled and the notes, or every fault; both in the order of the file.
     pub fn finish(
-        mut self,
+        self,
         settled: impl FnOnce() -> (Snapshot, ControlSettings),
     ) -> Result<Settled, Faults> {
-        let order =
-            |finding: &Finding| finding.place.as_ref().map_or(usize::MAX, |place| place.span.start);
-        self.findings.sort_by_key(order);
-        let (faults, notes): (Vec<_>, Vec<_>) =
-            self.findings.into_iter().partition(|finding| finding.weight == Weight::Fault);
-        if !faults.is_empty() {
-            return Err(Faults::new(self.file, self.text, faults));
+        if self.faults() > 0 {
+            return Err(self.refuse());
         }
         let (snapshot, control) = settled();
-        Ok(Settled { snapshot, control, notes, source: source(self.file, self.text) })
+        let source = source(self.file, self.text);
+        Ok(Settled { snapshot, control, notes: self.sorted(Weight::Note), source })
+    }
+
+    /// Every fault; there is one.
+    pub fn refuse(self) -> Faults {
+        let (file, text) = (self.file, self.text);
+        Faults::new(file, text, self.sorted(Weight::Fault))
+    }
+
+    fn sorted(self, weight: Weight) -> Vec<Finding> {
+        let mut findings = self.findings;
+        findings.retain(|finding| finding.weight == weight);
+        findings.sort_by_key(|finding| match &finding.place {
+            Some(place) => place.span.start,
+            None => usize::MAX,
+        });
+        findings
     }
 
     /// A path, from the directory of the configuration file.
@@ -91,10 +103,13 @@ impl<'a> Check<'a> {
     ) -> Option<usize> {
         let found = known.iter().position(|known| *known == name.0);
         if found.is_none() {
+            let mut listed: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
+            listed.retain(|name| !name.is_empty());
+            listed.dedup();
             let cure = match nearest(&name.0, known.iter().map(AsRef::as_ref)) {
                 Some(nearest) => format!("did you mean \"{nearest}\"?"),
-                None if known.is_empty() => format!("the file has no {what} at all: write one"),
-                None => format!("write one of: {}", known.join(", ")),
+                None if listed.is_empty() => format!("the file has no {what} at all: write one"),
+                None => format!("write one of: {}", listed.join(", ")),
             };
             self.fault(at, format!("there is no {what} \"{}\"", name.0), cure);
         }

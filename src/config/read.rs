@@ -117,35 +117,57 @@ pub struct Misread {
     pub cure: String,
 }
 
-/// Reads `text`; gives what could be read, and every fault of shape.
-pub fn read<T: Default + for<'de> Deserialize<'de>>(text: &str) -> (T, Vec<Misread>) {
+/// Faults of syntax that are told: after a few the parser only stumbles over the first ones.
+const SYNTAX_FAULTS_MAX: usize = 5;
+
+/// Reads `text`; gives what could be read, and every fault of shape. What is not TOML has no keys to judge: then only
+/// its faults of syntax are given, the first one of each line, and no value.
+pub fn read<T: Default + for<'de> Deserialize<'de>>(text: &str) -> (Option<T>, Vec<Misread>) {
     let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        let mut misread: Vec<Misread> = errors.iter().map(syntax).collect();
+        misread.sort_by_key(|misread| misread.at.span.start);
+        let line = |misread: &Misread| text[..misread.at.span.start].matches('\n').count();
+        misread.dedup_by_key(|misread| line(misread));
+        misread.truncate(SYNTAX_FAULTS_MAX);
+        return (None, misread);
+    }
     let root = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
-    let found = RefCell::new(errors.iter().map(syntax).collect());
+    let found = RefCell::default();
     let file = Written::deserialize(Node { value: &root, key: String::new(), found: &found });
     let file = match file {
         Ok(Written::Is(file, _)) => file,
         // Every key of a file is `Written`, so nothing below the root ends up here.
         _ => T::default(),
     };
-    (file, found.into_inner())
+    (Some(file), found.into_inner())
 }
 
 fn syntax(error: &toml::de::Error) -> Misread {
     Misread {
         at: At { span: error.span().unwrap_or(0..0), key: "".into() },
         why: format!("not TOML: {}", error.message()),
-        cure: String::new(),
+        cure: "write key = value; text in double quotes; lists in [], one bracket for each".into(),
     }
 }
 
 /// The nearest of `known` to `word`, when it is near enough to be meant.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_lowercase().replace('_', "-");
+    let plain = |word: &str| word.to_lowercase().replace('_', "-");
+    let word = plain(word);
+    if !word.contains(char::is_alphabetic) {
+        // "1.1" is near "1.3", and not meant.
+        return None;
+    }
+    let near = |known: &str| {
+        let known = plain(known);
+        let slip = word.len() > 2 && strsim::damerau_levenshtein(&word, &known) == 1;
+        let likeness = strsim::jaro_winkler(&word, &known);
+        (slip || likeness > 0.8).then_some(likeness)
+    };
     known
         .into_iter()
-        .map(|known| (strsim::jaro_winkler(&word, &known.to_lowercase().replace('_', "-")), known))
-        .filter(|(likeness, _)| *likeness > 0.8)
+        .filter_map(|known| Some((near(known)?, known)))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, known)| known)
 }
@@ -250,7 +272,8 @@ impl serde::de::Error for Error {
             Unexpected::Map => "a table".into(),
             other => other.to_string(),
         };
-        Error { why: format!("expected {expected}, found {found}"), cure: String::new() }
+        let why = format!("expected {expected}, found {found}");
+        Error { why, cure: format!("write {expected}") }
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -351,11 +374,10 @@ impl<'de> Deserializer<'de> for Node<'_> {
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         if !self.is_array() {
-            let expected: &dyn Expected = match self.value.get_ref() {
-                DeValue::Table(_) => &"a list of tables (a heading in double brackets: [[...]])",
-                _ => &visitor,
-            };
-            return Err(serde::de::Error::invalid_type(self.unexpected(), expected));
+            let error: Error =
+                serde::de::Error::invalid_type(self.unexpected(), &"a list of tables");
+            let cure = format!("write the heading in double brackets: [[{}]]", self.key);
+            return Err(Error { cure, ..error });
         }
         self.deserialize_any(visitor)
     }

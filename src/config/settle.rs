@@ -40,6 +40,7 @@ pub(super) fn settle(
 ) -> Result<Settled, Faults> {
     let (file, misread) = read::read::<File>(text);
     let mut check = Check::new(path, text, host, misread);
+    let Some(file) = file else { return Err(check.refuse()) };
     let (node, node_at) = file.node.table("node");
     let (Named(zone_tables), zones_at) = file.zone.table("zone");
     let (mut listener_tables, listeners_at) = file.listener.table("listener");
@@ -58,33 +59,26 @@ pub(super) fn settle(
     let listeners = check.listeners(&listener_tables, &listeners_at, &zones, &hosts);
     let mut dialled = Vec::new();
     let pools = check.pools(&pool_tables, &zones, &listeners, &mut dialled);
-    // A listener with a fault advertises nothing: what would be said of its absence would be false.
+    let routes = check.routes(&route_tables, &zones, &pools);
+    // What has a fault is not there: what would be said of its absence would be false.
     if check.faults() == 0 {
         advertise::zones(&mut check, &mut zones, &hosts, &listeners, &dialled);
+        check.unused((&zones, &zone_tables), &listeners, (&pools, &pool_tables), &routes);
     }
-    let names = |pools: &[Written<file::Pool>]| -> Vec<Box<str>> {
-        let names = pools.iter().filter_map(|pool| pool.value()?.name.value());
-        names.map(|name| name.0.clone()).collect()
-    };
-    let routes = check.routes(&route_tables, &zones, &names(&pool_tables));
-    check.unused((&zones, &zone_tables), &listeners, (&pools, &pool_tables), &routes);
 
     let tls = check.tls(file.tls.table("tls").0);
     let limits = check.limits(file.limits.table("limits"));
     let drain = check.drain(file.drain.table("drain").0);
     let udp_answer = check.udp_answer(file.policy.table("policy").0);
-    let embedded_backend = pools
-        .iter()
-        .flat_map(|pool| &pool.backends)
-        .map(|backend| backend.address)
-        .find(|address| *address == EMBEDDED_BACKEND);
+    let mut backends = pools.iter().flat_map(|pool| &pool.backends);
+    let embedded_backend = backends.any(|backend| backend.address == EMBEDDED_BACKEND);
     let binds: Vec<SocketAddr> = listeners.iter().map(|listener| listener.bind).collect();
     let control = check.control(
         (&node, &node_at),
         file.admin.table("admin"),
         file.latency.table("latency").0,
         file.log.table("log").0,
-        (&binds, embedded_backend),
+        (&binds, embedded_backend.then_some(EMBEDDED_BACKEND)),
     );
     let name = node.name.value().map_or("ringfront".into(), |name| name.0.clone());
     check.finish(|| {
@@ -367,7 +361,7 @@ impl Check<'_> {
             let beyond = bind.iter().find(|(address, _)| !address.ip().is_loopback());
             if let (true, Some((address, _))) = (table.certificates.is_absent(), beyond) {
                 let why = format!(
-                    "`certificates` is missing: only on loopback one is made up, and {address} is beyond"
+                    "`certificates` is missing: one is made in memory on loopback only, and {address} is not"
                 );
                 let cure =
                     "write certificates = [{ chain = \"fullchain.pem\", key = \"key.pem\" }]";
@@ -441,11 +435,7 @@ impl Check<'_> {
         }
         let lanes = match table.lanes.good() {
             Some((Count(lanes), at)) if *lanes > u32::from(u8::MAX) => {
-                self.fault(
-                    at,
-                    format!("{lanes} lanes: 255 are the most"),
-                    "one lane carries some 100000 messages/s",
-                );
+                self.fault(at, format!("{lanes} lanes: 255 are the most"), "write at most 255");
                 1
             }
             lanes => lanes.map_or(1, |(Count(lanes), _)| *lanes as u8),
@@ -526,7 +516,7 @@ impl Check<'_> {
             self.reachable(address.0, at, listeners);
         }
         if let (Some(Transport::Tcp), Some(at)) = (transport, table.server_name.at()) {
-            self.note(at, "TCP checks no name, so this has no effect", "");
+            self.note(at, "TCP checks no name, so this has no effect", "take it out");
         }
         if let Some((0, at)) = table.weight.good() {
             let cure = "write 1 or more; to keep a backend without using it, give it a higher priority number";
@@ -569,7 +559,7 @@ impl Check<'_> {
         self.allowed(zone, chosen, at);
         if chosen == Transport::Tls && zone.server_ca.is_empty() {
             let why = format!(
-                "TLS, but [zone.{}] says nobody who may vouch for its certificate",
+                "nobody may vouch for its certificate: [zone.{}] has no server_ca",
                 zone.name
             );
             self.fault(at, why, format!("write server_ca = \"ca.pem\" in [zone.{}]", zone.name));
@@ -582,6 +572,7 @@ impl Check<'_> {
         if address.ip().is_unspecified() || address.ip().is_multicast() {
             let why = format!("{} is no address of one host", address.ip());
             self.fault(at, why, "write the backend's own address");
+            return;
         }
         let same_family = |bind: SocketAddr| bind.is_ipv4() == address.is_ipv4();
         let ours = listeners.iter().find(|listener| {
@@ -602,8 +593,9 @@ impl Check<'_> {
         &mut self,
         tables: &[Written<file::Route>],
         zones: &[Zone],
-        pools: &[Box<str>],
+        pools: &[Pool],
     ) -> Vec<Route> {
+        let pools: Vec<Box<str>> = pools.iter().map(|pool| pool.name.clone()).collect();
         let zones: Vec<Box<str>> = zones.iter().map(|zone| zone.name.clone()).collect();
         let mut routes: Vec<Route> = Vec::new();
         for (table, at) in tables.iter().filter_map(Written::good) {
@@ -612,7 +604,7 @@ impl Check<'_> {
                 .and_then(|name| self.find_name("zone", name, &zones));
             let pool = self
                 .required(&table.pool, at, "pool", "\"registrars\"")
-                .and_then(|name| self.find_name("pool", name, pools));
+                .and_then(|name| self.find_name("pool", name, &pools));
             if let Some((Many(methods), _)) = table.methods.good() {
                 let follower = methods
                     .iter()
@@ -640,7 +632,7 @@ impl Check<'_> {
         routes
     }
 
-    /// What is there and does nothing.
+    /// What is there and does nothing; of tables that all are good.
     fn unused(
         &mut self,
         (zones, zone_tables): (&[Zone], &[ZoneTable]),

@@ -13,7 +13,8 @@ use serde::de::value::SeqAccessDeserializer;
 use serde::de::{Error, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::read::{Many, Named, Written};
+use super::file::Backend;
+use super::read::{Many, Named, Written, nearest};
 use super::snapshot::{Prefix, Rate};
 
 /// Why ringfront has no UDP; the second line is the cure.
@@ -170,7 +171,7 @@ impl Text for Period {
     }
 }
 
-const ZERO: &str = "0 is no bound: every bound here has a value\nwrite at least 1; only what says so may be \"off\"";
+const ZERO: &str = "0 is no bound, and not the absence of one\nwrite at least 1";
 
 /// A number of bytes; never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,7 +308,15 @@ impl Text for Address {
 }
 
 fn not_an_address(text: &str) -> String {
-    if let Ok(address) = text.parse::<IpAddr>() {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        // "::1:5060" may be meant as either.
+        let split = bare.rsplit_once(':').and_then(|(host, port)| {
+            Some(SocketAddr::new(host.parse::<IpAddr>().ok()?, port.parse().ok()?))
+        });
+        if let (true, Some(meant)) = (bare.len() == text.len(), split) {
+            return format!("{text:?} has no brackets around its address\nwrite \"{meant}\"");
+        }
         let example = SocketAddr::new(address, 5060);
         return format!("{text:?} has no port\nwrite \"{example}\", or the port that is meant");
     }
@@ -614,7 +623,7 @@ impl Visitor<'_> for CountVisitor {
     type Value = Count;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a whole number from 1 on")
+        f.write_str(Count::EXPECTED)
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<Count, E> {
@@ -696,6 +705,31 @@ impl JsonSchema for Share {
     }
 }
 
+/// What a value looks like, for people.
+pub trait Expected {
+    const EXPECTED: &'static str;
+}
+
+impl<T: Text> Expected for T {
+    const EXPECTED: &'static str = T::FORM;
+}
+
+impl Expected for Count {
+    const EXPECTED: &'static str = "a whole number from 1 on";
+}
+
+impl Expected for u32 {
+    const EXPECTED: &'static str = "the number of a core";
+}
+
+impl Expected for Many<u32> {
+    const EXPECTED: &'static str = "a list of cores";
+}
+
+impl Expected for Vec<Written<Backend>> {
+    const EXPECTED: &'static str = "a list of backends";
+}
+
 /// A word that stands in place of a value.
 pub trait Word {
     const WORD: &'static str;
@@ -724,16 +758,21 @@ pub enum Or<W, T> {
 
 struct OrVisitor<W, T>(PhantomData<(W, T)>);
 
-impl<'de, W: Word, T: Deserialize<'de>> Visitor<'de> for OrVisitor<W, T> {
+impl<'de, W: Word, T: Deserialize<'de> + Expected> Visitor<'de> for OrVisitor<W, T> {
     type Value = Or<W, T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\" or a value", W::WORD)
+        write!(f, "\"{}\" or {}", W::WORD, T::EXPECTED)
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Or<W, T>, E> {
         if text == W::WORD {
             return Ok(Or::Word(PhantomData));
+        }
+        if let Some(word) = nearest(text, [W::WORD]) {
+            return Err(E::custom(format_args!(
+                "unknown value \"{text}\"\ndid you mean \"{word}\"?"
+            )));
         }
         let value = T::deserialize(text.into_deserializer());
         let or_word = |error: E| E::custom(format_args!("{error}; or \"{}\"", W::WORD));
@@ -741,7 +780,9 @@ impl<'de, W: Word, T: Deserialize<'de>> Visitor<'de> for OrVisitor<W, T> {
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<Or<W, T>, E> {
-        T::deserialize(number.into_deserializer()).map(Or::Is)
+        let value = T::deserialize(number.into_deserializer());
+        let or_word = |error: E| E::custom(format_args!("{error}; or \"{}\"", W::WORD));
+        value.map(Or::Is).map_err(or_word)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<Or<W, T>, A::Error> {
@@ -749,7 +790,7 @@ impl<'de, W: Word, T: Deserialize<'de>> Visitor<'de> for OrVisitor<W, T> {
     }
 }
 
-impl<'de, W: Word, T: Deserialize<'de>> Deserialize<'de> for Or<W, T> {
+impl<'de, W: Word, T: Deserialize<'de> + Expected> Deserialize<'de> for Or<W, T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(OrVisitor(PhantomData))
     }
