@@ -244,11 +244,81 @@ pub fn literal(filter: Filter, value: &str) -> String {
             tables.map(|(family, name)| format!("nft delete table {family} {name}")).collect();
         return deletes.join("; ");
     }
-    let text = match transaction(filter, value) {
-        Some(transaction) => return format!("nft -j -f - <<'EOF'\n{transaction}\nEOF"),
+    let text = match Plan::parse(filter, value) {
+        Some(plan) => native(&plan),
         None => listing(filter, value),
     };
-    format!("nft -f - <<'EOF'\n{text}\nEOF")
+    format!("nft -f - <<'EOF'\n{text}EOF")
+}
+
+/// The same rules in nft's own words, one transaction: for people, for scripts, and for `tuning/nftables/`.
+pub fn native(plan: &Plan) -> String {
+    let ports: Vec<String> = plan.ports.iter().map(u16::to_string).collect();
+    let set = format!(
+        "\tset sip_ports {{\n\t\ttype inet_service\n\t\telements = {{ {} }}\n\t}}\n",
+        ports.join(", ")
+    );
+    let mut text = String::new();
+    for (family, name) in plan.filter.tables() {
+        text.push_str(&format!("table {family} {name}\ndelete table {family} {name}\n"));
+    }
+    if plan.filter == Filter::Notrack {
+        text.push_str(&format!("table inet ringfront_notrack {{\n{set}"));
+        for hook in ["prerouting", "output"] {
+            text.push_str(&format!(
+                "\tchain {hook} {{\n\t\ttype filter hook {hook} priority -300; policy accept;\n"
+            ));
+            for field in ["dport", "sport"] {
+                text.push_str(&format!(
+                    "\t\ttcp {field} @sip_ports notrack comment \"ringfront {VERSION}: {field}\"\n"
+                ));
+            }
+            text.push_str("\t}\n");
+        }
+        text.push_str("}\n");
+        return text;
+    }
+    text.push_str(&format!("table inet ringfront {{\n{set}"));
+    for hook in ["prerouting", "output"] {
+        native_counters(&mut text, hook);
+        native_chain(&mut text, "inet", hook, hook, "");
+    }
+    text.push_str("}\n");
+    if !plan.interfaces.is_empty() {
+        text.push_str(&format!("table netdev ringfront {{\n{set}"));
+        native_counters(&mut text, "ingress");
+        for interface in &plan.interfaces {
+            let device = format!(" device \"{interface}\"");
+            native_chain(&mut text, "netdev", &format!("ingress_{interface}"), "ingress", &device);
+        }
+        text.push_str("}\n");
+    }
+    text
+}
+
+fn native_counters(text: &mut String, layer: &str) {
+    for (protocol, version) in shapes() {
+        text.push_str(&format!("\tcounter {layer}_{protocol}_{version} {{ }}\n"));
+    }
+}
+
+fn native_chain(text: &mut String, family: &str, chain: &str, hook: &str, device: &str) {
+    text.push_str(&format!(
+        "\tchain {chain} {{\n\t\ttype filter hook {hook}{device} priority {PRIORITY}; policy accept;\n"
+    ));
+    for (protocol, version) in shapes() {
+        let version_match = match (family, version) {
+            ("netdev", "ipv4") => "meta protocol ip".to_owned(),
+            ("netdev", _) => "meta protocol ip6".to_owned(),
+            _ => format!("meta nfproto {version}"),
+        };
+        text.push_str(&format!(
+            "\t\t{version_match} meta l4proto {protocol} th dport @sip_ports counter name {hook}_{protocol}_{version} \
+             drop comment \"{}\"\n",
+            rule_comment(protocol, version)
+        ));
+    }
+    text.push_str("\t}\n");
 }
 
 /// The text transaction that puts a foreign listing back.

@@ -3,12 +3,15 @@
 #![forbid(unsafe_code)]
 
 pub mod catalogue;
+pub mod checks;
+pub mod facts;
 pub mod formula;
 pub mod guard;
 pub mod journal;
 pub mod managers;
 pub mod netlink;
 pub mod nic;
+pub mod persist;
 pub mod plan;
 pub mod recorded;
 pub mod setting;
