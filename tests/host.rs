@@ -5,12 +5,14 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use ringfront::host::catalogue::{Catalogue, Class, Profile};
+use ringfront::host::guard::{Filter, Plan, native};
+use ringfront::host::persist::sysctl_text;
 use ringfront::host::plan::{Row, Selection, State};
 use ringfront::host::recorded::Recorded;
 use ringfront::host::sizing::Inputs;
 use ringfront::host::tune::{Done, Outcome, Permissions, Tune, Verdict, drift, instance};
 
-const FOLDER: &str = "/run/ringfront/tune";
+const FOLDER: &str = "/run/ringfront-tune";
 const ALL: Permissions = Permissions { link_reset: true, conflict: true };
 const PLAIN: Permissions = Permissions { link_reset: true, conflict: false };
 const HOSTS: [&str; 5] = ["bare-metal-two-sockets", "vm", "container", "missing", "eio"];
@@ -301,17 +303,53 @@ fn a_journal_cannot_name_what_the_catalogue_does_not() {
     assert!(!host.mutated().iter().any(|at| at.starts_with("file:")));
 }
 
+/// Files that are made from the catalogue and the engine, and kept so.
+fn made() -> Vec<(&'static str, String)> {
+    let plan = |filter, interfaces: &[&str]| Plan {
+        filter,
+        ports: [5060, 5061].into(),
+        interfaces: interfaces.iter().map(|one| (*one).to_owned()).collect(),
+    };
+    let rows = rows(&recorded("bare-metal-two-sockets"), Profile::Throughput);
+    let guard = plan(Filter::Guard, &["eth0"]);
+    vec![
+        ("docs/tuning.md", Catalogue::embedded().markdown()),
+        ("tuning/sysctl.d/90-ringfront.conf", sysctl_text(SYSCTL_HEAD, &rows)),
+        ("tuning/nftables/ringfront.nft", GUARD_HEAD.to_owned() + &native(&guard)),
+        (
+            "tuning/nftables/ringfront-notrack.nft",
+            NOTRACK_HEAD.to_owned() + &native(&plan(Filter::Notrack, &[])),
+        ),
+    ]
+}
+
+const SYSCTL_HEAD: &str = "\
+# Sysctl settings of the profile `throughput` for a host of sixteen CPUs, 125 GiB and three workers.
+# Yours are what `ringfront tune plan --profile throughput` prints; what each is for: docs/tuning.md.
+# Install: /etc/sysctl.d/90-ringfront.conf, `sysctl --system`.
+";
+const GUARD_HEAD: &str = "\
+# The UDP guard: drops UDP, UDP-Lite, SCTP and DCCP to the SIP ports at the interface, before routing and on the way out.
+# Put your interface where eth0 stands and your ports where 5060, 5061 stand; `ringfront tune plan` prints it for your host.
+# Load: nft -f ringfront.nft. Remove: nft delete table netdev ringfront; nft delete table inet ringfront.
+";
+const NOTRACK_HEAD: &str = "\
+# Keeps SIP over TCP and TLS out of connection tracking. Not for rule sets that accept `ct state established`: those
+# packets become `untracked`. Load: nft -f ringfront-notrack.nft. Remove: nft delete table inet ringfront_notrack.
+";
+
 #[test]
-fn docs_tuning_md_is_made_from_the_catalogue() {
-    let wanted = Catalogue::embedded().markdown();
-    if std::env::var_os("RINGFRONT_WRITE_DOCS").is_some() {
-        std::fs::write("docs/tuning.md", &wanted).unwrap();
+fn made_files_are_what_the_catalogue_says() {
+    for (path, wanted) in made() {
+        if std::env::var_os("RINGFRONT_WRITE_DOCS").is_some() {
+            std::fs::write(path, &wanted).unwrap();
+        }
+        let present = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            present == wanted,
+            "{path} is not what tuning/catalogue/ says; run: RINGFRONT_WRITE_DOCS=1 cargo test --test host made"
+        );
     }
-    let present = std::fs::read_to_string("docs/tuning.md").unwrap_or_default();
-    assert!(
-        present == wanted,
-        "docs/tuning.md is not what tuning/catalogue/ says; run: RINGFRONT_WRITE_DOCS=1 cargo test --test host docs"
-    );
 }
 
 /// Somebody else's change between apply and revert: a setting and a value that tune would never write.

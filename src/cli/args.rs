@@ -27,6 +27,8 @@ pub struct Arguments {
 pub enum Command {
     Run(RunArgs),
     Check(CheckArgs),
+    Doctor(super::doctor::DoctorArgs),
+    Tune(super::tune::TuneArgs),
     #[command(subcommand)]
     Config(ConfigCommand),
     Completions(CompletionsArgs),

@@ -6,8 +6,10 @@
 pub mod args;
 mod check;
 mod config;
+mod doctor;
 pub mod facts;
 mod run;
+mod tune;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, miette::Report> {
         None => run::run(arguments.run),
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Check(args)) => check::run(args),
+        Some(Command::Doctor(args)) => doctor::run(args),
+        Some(Command::Tune(args)) => tune::run(args),
         Some(Command::Config(args)) => config::run(args),
         Some(Command::Completions(args)) => {
             let mut script = Vec::new();

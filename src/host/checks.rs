@@ -66,6 +66,7 @@ pub fn examine(examination: &Examination<'_>) -> Vec<Finding> {
     ring(examination, &mut report);
     limits(examination, &mut report);
     processors(examination, &mut report);
+    surroundings(examination.facts, &mut report);
     network(examination, &mut report);
     exposure(examination, &mut report);
     certificates(examination.facts, &mut report);
@@ -249,6 +250,9 @@ fn processors(examination: &Examination<'_>, report: &mut Report) {
         ),
         None => report.ok("cpu.idle", "no idle driver: the hypervisor or the firmware decides"),
     }
+}
+
+fn surroundings(facts: &Facts, report: &mut Report) {
     if facts.hypervisor {
         report.add(
             Severity::Note,
@@ -262,8 +266,8 @@ fn processors(examination: &Examination<'_>, report: &mut Report) {
         report.add(
             Severity::Note,
             "host.container",
-            "a container",
-            "settings of the host are read-only or absent here",
+            "signs of a container",
+            "settings of the host may be read-only or absent here",
             "run `ringfront tune` on the host",
         );
     }
@@ -301,7 +305,7 @@ fn network(examination: &Examination<'_>, report: &mut Report) {
                 facts.listen_overflows, facts.listen_drops
             ),
             "each is a client whose SYN was ignored and who waits a second or more; any service of the host may have been the one",
-            "tune apply --only tcp.somaxconn, and watch whether the counters still grow: nstat -az TcpExtListenOverflows TcpExtListenDrops",
+            "ringfront tune apply --only tcp.somaxconn, and watch whether the counters still grow: nstat -az TcpExtListenOverflows TcpExtListenDrops",
         );
     } else {
         report.ok("tcp.listen_queue", "no listen queue has overflowed since boot");
@@ -363,6 +367,19 @@ fn exposure(examination: &Examination<'_>, report: &mut Report) {
             format!("another program is bound to {}", list.join(", ")),
             "SIP over UDP is answered on this host, and not by ringfront",
             "ss -lunp 'sport = :5060'; stop that program, then ringfront tune apply --only udp.guard",
+        );
+    }
+    let guard = examination.rows.iter().find(|row| row.id == "udp.guard");
+    if let Some(row) = guard.filter(|row| row.state == State::NotApplicable) {
+        report.add(
+            Severity::Should,
+            "udp.guard",
+            format!(
+                "SIP over UDP cannot be kept out: {}",
+                row.reason.as_deref().unwrap_or_default()
+            ),
+            "scanners speak UDP, and another program could listen there unseen",
+            "apt-get install nftables; ringfront tune apply --only udp.guard",
         );
     }
 }

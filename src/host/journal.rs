@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::setting::Address;
 use super::sysroot::Sysroot;
 
-/// Where the journal lies: gone at reboot, as the settings are.
-pub const FOLDER: &str = "/run/ringfront/tune";
+/// Where the journal lies: gone at reboot, as the settings are. Not below the daemon's own folder: who can write the
+/// journal decides what `revert` writes as root. Everybody may read it, so that the daemon knows the profile.
+pub const FOLDER: &str = "/run/ringfront-tune";
 
 const SCHEMA: u32 = 1;
 
 /// Why a journal cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum JournalFault {
     #[error("the journal {path} cannot be written: {error}")]
     Unwritable { path: String, error: io::Error },
@@ -189,7 +190,9 @@ impl<'a> Journal<'a> {
     }
 
     fn append(&mut self, event: Event) -> Result<(), JournalFault> {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        #[expect(clippy::disallowed_methods, reason = "the journal's times are for people")]
+        let now = SystemTime::now();
+        let time = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let record = Record {
             schema: SCHEMA,
             boot: self.boot.clone(),

@@ -14,8 +14,8 @@ use super::setting::Address;
 use super::sysroot::Sysroot;
 use super::tune::{Done, Outcome};
 
-/// Where the journal of files lies: it outlives a reboot, as the files do.
-pub const FOLDER: &str = "/var/lib/ringfront/tune";
+/// Where the journal of files lies: it outlives a reboot, as the files do. Not below the daemon's own folder.
+pub const FOLDER: &str = "/var/lib/ringfront-tune";
 
 pub const UNIT_FILE: &str = "/etc/systemd/system/ringfront-tune.service";
 pub const RULES_FILE: &str = "/etc/udev/rules.d/90-ringfront.rules";
@@ -46,18 +46,20 @@ pub fn files(rows: &[Row], command: &str) -> Vec<(&'static str, String)> {
         })
         .collect();
     vec![
-        (OWN_SYSCTL_FILE, sysctl_text(rows)),
+        (OWN_SYSCTL_FILE, sysctl_text(SYSCTL_HEAD, rows)),
         (UNIT_FILE, unit.join("\n") + "\n"),
         (RULES_FILE, RULES.to_owned()),
     ]
 }
 
-/// Sysctl settings in the form of sysctl.d(5), each entry with its purpose.
-pub fn sysctl_text(rows: &[Row]) -> String {
-    let mut text = String::from(
-        "# Written by `ringfront tune apply --persist`; `ringfront tune revert` removes it.\n\
-         # What each line is for, and when it hurts: docs/tuning.md.\n",
-    );
+const SYSCTL_HEAD: &str = "\
+# Written by `ringfront tune apply --persist`; `ringfront tune revert` removes it.
+# What each line is for, and when it hurts: docs/tuning.md.
+";
+
+/// Sysctl settings in the form of sysctl.d(5) under `head`, each entry with its purpose.
+pub fn sysctl_text(head: &str, rows: &[Row]) -> String {
+    let mut text = String::from(head);
     let mut last = "";
     for row in rows {
         let wanted = match (row.state, row.mode, &row.want) {
@@ -192,7 +194,7 @@ mod tests {
         assert!(
             files[1].1.contains("\nExecStart=/usr/bin/ringfront tune apply --profile throughput\n")
         );
-        let put_again = || put(&host, "/var/lib/ringfront/tune", &files).unwrap();
+        let put_again = || put(&host, "/var/lib/ringfront-tune", &files).unwrap();
         assert!(put_again().iter().all(|one| one.outcome == Outcome::Written));
         assert!(put_again().iter().all(|one| one.outcome == Outcome::Already));
         assert!(remove(&host, FOLDER).unwrap().iter().all(|one| one.outcome == Outcome::Restored));

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD};
@@ -24,7 +24,7 @@ pub trait Sysroot {
     fn writable(&self, path: &str) -> io::Result<()>;
     /// Writes an existing kernel file in one call; never creates one.
     fn write(&self, path: &str, text: &str) -> io::Result<()>;
-    /// Appends one line to a journal and makes it durable before it returns; creates file and folder (0700).
+    /// Appends one line to a journal and makes it durable before it returns; creates file (0644) and folder (0755).
     fn append(&self, path: &str, line: &str) -> io::Result<()>;
     /// Puts an ordinary file in place whole or not at all (temporary file, fsync, rename).
     fn replace(&self, path: &str, text: &str) -> io::Result<()>;
@@ -40,11 +40,21 @@ impl LiveRoot {
     /// Keeps a second `tune` out while this one writes: an advisory lock that ends with the process.
     pub fn lock(folder: &str) -> io::Result<File> {
         make_folder(Path::new(folder))?;
+        // Who can write the journal decides what `revert` writes.
+        let own = fs::symlink_metadata(folder)?;
+        let strange = !own.is_dir()
+            || own.uid() != rustix::process::geteuid().as_raw()
+            || own.mode() & 0o022 != 0;
+        if strange {
+            return Err(io::Error::other(
+                "the folder belongs to, or may be written by, somebody else",
+            ));
+        }
         let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(0o600)
+            .mode(0o644)
             .open(Path::new(folder).join("lock"))?;
         file.try_lock().map_err(|fault| match fault {
             fs::TryLockError::WouldBlock => {
@@ -96,7 +106,7 @@ impl Sysroot for LiveRoot {
     fn append(&self, path: &str, line: &str) -> io::Result<()> {
         let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
         make_folder(folder)?;
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o644).open(path)?;
         file.write_all(format!("{line}\n").as_bytes())?;
         file.sync_all()?;
         File::open(folder)?.sync_all()
@@ -124,7 +134,7 @@ impl Sysroot for LiveRoot {
 }
 
 fn make_folder(folder: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)
 }
 
 #[cfg(test)]
@@ -155,5 +165,17 @@ mod tests {
         assert_eq!(LiveRoot::lock(&place).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(first);
         LiveRoot::lock(&place).unwrap();
+    }
+
+    #[test]
+    fn a_journal_that_others_may_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(LiveRoot::lock(&folder.path().to_string_lossy()).is_err());
+        let link = folder.path().join("link");
+        let target = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(target.path(), &link).unwrap();
+        assert!(LiveRoot::lock(&link.to_string_lossy()).is_err());
     }
 }
