@@ -2,6 +2,7 @@
 //! Never reads a file, never decides.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -29,6 +30,7 @@ pub enum Command {
     Check(CheckArgs),
     Doctor(super::doctor::DoctorArgs),
     Tune(super::tune::TuneArgs),
+    Load(Box<LoadArgs>),
     #[command(subcommand)]
     Config(ConfigCommand),
     Completions(CompletionsArgs),
@@ -76,4 +78,89 @@ pub enum ConfigCommand {
 #[derive(Args, Clone, Debug)]
 pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
+}
+
+/// Make load: many SIP clients on the same loop as the front-end, and what became of them.
+///
+/// Prints throughput, errors, responses and the latency table. With --rate it is an open loop: arrivals come at equal
+/// distances whatever the server does, and latency counts from the intended start. Otherwise each connection keeps
+/// --outstanding operations under way. Exits with 1 when --expect is not met, or when nothing was completed.
+#[derive(Args, Clone, Debug)]
+pub struct LoadArgs {
+    /// tls:HOST:PORT or tcp:HOST:PORT. HOST is an address ([::1] for IPv6), localhost, or a name in /etc/hosts; no
+    /// name server is asked, since that would be UDP.
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    /// What each client does: options, register (one user for each connection, renewed), message, call (INVITE, 180,
+    /// 200, ACK, BYE, 200), handshake (dial, TLS, CRLF ping, reset), idle (hold connections), churn (dial, TLS, one
+    /// OPTIONS, close).
+    #[arg(long, value_name = "NAME", default_value = "options")]
+    pub scenario: String,
+    /// Connections, over all workers; for handshake and churn the most at once.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub connections: u32,
+    /// Closed loop: operations under way on each connection.
+    #[arg(long, value_name = "K", default_value_t = 1, conflicts_with = "rate")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub outstanding: u32,
+    /// Open loop: arrivals per second, over all connections.
+    #[arg(long, value_name = "R")]
+    pub rate: Option<f64>,
+    /// Measured time, such as 10s or 500ms.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = super::load::duration)]
+    pub duration: Duration,
+    /// Time of work before it, which is not measured.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = super::load::duration)]
+    pub warmup: Duration,
+    /// Longest wait for an operation; then it is an error.
+    #[arg(long, value_name = "TIME", default_value = "32s", value_parser = super::load::duration)]
+    pub timeout: Duration,
+    /// Size of each request, padded by a header; 0: as small as it is. Default: 500, or the least that is possible.
+    #[arg(long, value_name = "BYTES")]
+    pub message_bytes: Option<u32>,
+    /// Request-URI. Default: sip:load@HOST:PORT of the target. REGISTER takes its host.
+    #[arg(long, value_name = "URI")]
+    pub uri: Option<String>,
+    /// CA certificates (PEM) that may vouch for the server.
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub ca: Option<PathBuf>,
+    /// Believe whoever answers.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Name that the server's certificate must carry, also sent as SNI. Default: HOST of the target.
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
+    /// Resume TLS sessions; without it every handshake is a full one.
+    #[arg(long)]
+    pub resume: bool,
+    /// Key exchange to offer, most wanted first: X25519MLKEM768, X25519, P-256, P-384. May be given several times.
+    /// Default: all of them in this order.
+    #[arg(long, value_name = "NAME")]
+    pub group: Vec<String>,
+    /// Threads, each with its own ring and its share of connections and rate.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: u16,
+    /// Cores to pin the workers to, in order, such as 2,3.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub core: Vec<usize>,
+    /// Process whose CPU time per operation is shown: the server, on this host.
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Option<u32>,
+    /// Write an interval log (HdrHistogram V2), one line for each half second and kind of latency.
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
+    /// Write the percentile distribution of the operations' latency.
+    #[arg(long, value_name = "FILE")]
+    pub hgrm: Option<PathBuf>,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// Print a line each second to stderr, also when that is no terminal.
+    #[arg(long)]
+    pub progress: bool,
+    /// Conditions that must hold, such as 'p99<5ms,errors=0'. Quantities: pN, mean, max, errors, operations, rate.
+    #[arg(long, value_name = "CONDITIONS")]
+    pub expect: Option<String>,
 }

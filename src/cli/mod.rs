@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod doctor;
 pub mod facts;
+mod load;
 mod run;
 mod tune;
 
@@ -40,6 +41,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, miette::Report> {
         Some(Command::Check(args)) => check::run(args),
         Some(Command::Doctor(args)) => doctor::run(args),
         Some(Command::Tune(args)) => tune::run(args),
+        Some(Command::Load(args)) => load::run(&args),
         Some(Command::Config(args)) => config::run(args),
         Some(Command::Completions(args)) => {
             let mut script = Vec::new();

@@ -230,7 +230,11 @@ impl Crowd {
                     self.phase = Phase::Measuring;
                     self.phase_end = self.window.1;
                 }
-                Phase::Measuring => self.end_work(now),
+                Phase::Measuring => {
+                    // Those who were to come in time belong to the run, however late we are.
+                    self.arrive(self.phase_end);
+                    self.end_work(now);
+                }
                 Phase::Ending => self.finish_run(),
                 Phase::Done => self.phase_end = Instant::FAR,
             }
@@ -877,7 +881,7 @@ impl Machine for Crowd {
             if !operation.live || operation.generation != key.generation {
                 continue;
             }
-            if self.arrivals.is_some() {
+            if matches!(self.plan.load, Load::Open { .. }) {
                 if self.window.0 <= operation.started && operation.started < self.window.1 {
                     self.tally.record(Measure::Lag, now.nanos_since(operation.started));
                 }

@@ -7,9 +7,12 @@ pub fn cores() -> Vec<usize> {
     ids.into_iter().map(|core| core.id).collect()
 }
 
+/// A core set holds so many; `core_affinity` does not look before it writes one.
+const CORES_MAX: usize = libc::CPU_SETSIZE as usize;
+
 /// Pins the calling thread to `core`. False when the kernel refuses (no such core, or not allowed).
 pub fn pin(core: usize) -> bool {
-    core_affinity::set_for_current(core_affinity::CoreId { id: core })
+    core < CORES_MAX && core_affinity::set_for_current(core_affinity::CoreId { id: core })
 }
 
 #[cfg(test)]
@@ -22,7 +25,7 @@ mod tests {
         std::thread::spawn(move || {
             assert!(super::pin(wanted));
             assert_eq!(super::cores(), [wanted]);
-            assert!(!super::pin(1023));
+            assert!(!super::pin(1023) && !super::pin(9999));
         })
         .join()
         .unwrap();

@@ -39,10 +39,17 @@ pub struct Summary {
 impl Summary {
     /// All zero when the stage has no value.
     pub fn of(latency: &Latency, stage: Stage) -> Summary {
-        let histogram = latency.histogram(stage);
+        Summary {
+            clamped: latency.clamped(stage),
+            ..Summary::of_histogram(latency.histogram(stage))
+        }
+    }
+
+    /// All zero when the histogram is empty; `clamped` is not known.
+    pub fn of_histogram(histogram: &Histogram<u64>) -> Summary {
         Summary {
             count: histogram.len(),
-            clamped: latency.clamped(stage),
+            clamped: 0,
             min: histogram.min(),
             mean: histogram.mean(),
             standard_deviation: histogram.stdev(),
@@ -65,22 +72,25 @@ pub fn summaries(latency: &Latency) -> BTreeMap<&'static str, Summary> {
 
 /// The table printed at exit: one line for each stage that has a value, in microseconds.
 pub fn table(latency: &Latency) -> String {
+    table_of(Stage::ALL.into_iter().map(|stage| (stage.name(), latency.histogram(stage))))
+}
+
+/// A table of histograms by name, in microseconds; those without a value are left out.
+pub fn table_of<'h>(histograms: impl Iterator<Item = (&'h str, &'h Histogram<u64>)>) -> String {
     let mut text = format!(
         "{:<15} {:>12} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}\n",
         "latency, us", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max"
     );
-    for stage in Stage::ALL {
-        let of = Summary::of(latency, stage);
-        if of.count == 0 {
-            continue;
-        }
-        let _ = write!(text, "{:<15} {:>12}", stage.name(), of.count);
+    let head = text.len();
+    for (name, histogram) in histograms.filter(|(_, histogram)| !histogram.is_empty()) {
+        let of = Summary::of_histogram(histogram);
+        let _ = write!(text, "{name:<15} {:>12}", of.count);
         for nanos in [of.p50, of.p90, of.p99, of.p99_9, of.p99_99, of.max] {
             let _ = write!(text, " {:>11.1}", microseconds(nanos));
         }
         text.push('\n');
     }
-    if latency.is_empty() {
+    if text.len() == head {
         text.push_str("(nothing was measured)\n");
     }
     text
@@ -165,18 +175,27 @@ impl IntervalLog {
 
     /// The lines of one interval, for stages that have a value. `start` before `base` counts as `base`.
     pub fn interval(&mut self, latency: &Latency, start: SystemTime, length: Duration) -> Vec<u8> {
+        let histograms =
+            Stage::ALL.into_iter().map(|stage| (stage.name(), latency.histogram(stage)));
+        self.lines(histograms, start, length)
+    }
+
+    /// The lines of one interval, for histograms that have a value, each tagged with its name.
+    pub fn lines<'h>(
+        &mut self,
+        histograms: impl Iterator<Item = (&'h str, &'h Histogram<u64>)>,
+        start: SystemTime,
+        length: Duration,
+    ) -> Vec<u8> {
         let since_base = start.duration_since(self.base).unwrap_or_default();
         let mut text = Vec::new();
         let mut writer = IntervalLogWriterBuilder::new()
             .begin_log_with(&mut text, &mut self.serializer)
             .expect("a vector takes all that is written");
-        for stage in Stage::ALL {
-            let histogram = latency.histogram(stage);
-            if !histogram.is_empty() {
-                writer
-                    .write_histogram(histogram, since_base, length, Tag::new(stage.name()))
-                    .expect("counts are below 2^63 and a vector takes all that is written");
-            }
+        for (name, histogram) in histograms.filter(|(_, histogram)| !histogram.is_empty()) {
+            writer
+                .write_histogram(histogram, since_base, length, Tag::new(name))
+                .expect("counts are below 2^63 and a vector takes all that is written");
         }
         text
     }
