@@ -98,6 +98,13 @@ fn a_fault_always_says_why_and_how_to_cure_it() {
 }
 
 #[test]
+fn a_log_line_has_place_reason_and_cure() {
+    let faults = load_text("[limits]\nheed = '1KiB'\n").unwrap_err();
+    let line = faults.faults[0].line();
+    assert_eq!(line, "line 2, column 1: limits.heed: unknown key `heed`; did you mean `head`?");
+}
+
+#[test]
 fn the_default_file_settles_to_the_embedded_default() {
     let embedded = config::load(None, &host()).expect("the embedded default");
     assert_eq!(embedded.notes, []);

@@ -73,8 +73,8 @@ pub const BODY_BYTES_CEILING: u32 = 1024 * 1024;
 /// What our own edits can add to a message: Via, two Record-Routes, Path, Max-Forwards, Max-Breadth, Content-Length.
 pub const EDIT_BYTES_MAX: u32 = 2048;
 
-/// Workers: the mailbox table is the square of it.
-pub const WORKERS_MAX: u16 = 256;
+/// Workers: the mailbox table is the square of it, and tokens have one byte for a worker.
+pub const WORKERS_MAX: u16 = 255;
 
 const _: () = assert!(RECEIVE_BUFFER_BYTES as usize >= 16 * 1024 + 256 + 5);
 const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two());

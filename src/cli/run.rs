@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::args::RunArgs;
-use crate::config;
+use crate::config::{self, Finding};
 use crate::control;
 
 pub fn run(args: RunArgs) -> Result<ExitCode, miette::Report> {
@@ -14,7 +14,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode, miette::Report> {
     let reload = move || {
         let host = super::facts::host().map_err(|report| vec![report.to_string()])?;
         config::load(args.config.as_deref(), &host)
-            .map_err(|faults| faults.faults.iter().map(ToString::to_string).collect())
+            .map_err(|faults| faults.faults.iter().map(Finding::line).collect())
     };
     match control::run(settled, user, Box::new(reload)) {
         Ok(None) => Ok(ExitCode::SUCCESS),

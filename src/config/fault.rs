@@ -62,6 +62,14 @@ pub(super) fn source(file: &Path, text: &str) -> Source {
 }
 
 impl Finding {
+    /// For a log: where, what, and the cure, in one line.
+    pub fn line(&self) -> String {
+        let place = self.place.as_ref();
+        let place = place.map(|place| format!("line {}, column {}: ", place.line, place.column));
+        let cure = if self.cure.is_empty() { "" } else { "; " };
+        format!("{}{self}{cure}{}", place.unwrap_or_default(), self.cure)
+    }
+
     /// For people: what, the lines of `source` around it, and the cure.
     pub fn text(&self, source: &Source) -> String {
         let report = miette::Report::new(self.clone()).with_source_code(source.clone());

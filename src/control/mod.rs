@@ -36,10 +36,10 @@ use supervisor::{Lost, Supervisor};
 pub fn run(settled: Settled, user: u32, reload: Reload) -> Result<Lost, StartUpFault> {
     start::probe()?;
     tokio_uring::start(async {
-        let Settled { snapshot, control, notes, source } = settled;
+        let Settled { snapshot, control, notes, .. } = settled;
         let log = Log::start(&control.log).await?;
         for note in &notes {
-            tracing::warn!("{}", note.text(&source).trim_end());
+            tracing::warn!("{}", note.line());
         }
         let (events_to, events) = supervisor::events();
         let (questions_to, questions) = start::questions();
