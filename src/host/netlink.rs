@@ -121,7 +121,9 @@ impl Nic for KernelNic {
                 let flow = if *key == Key::RssTcp4 { FLOW_TCP4 } else { FLOW_TCP6 };
                 let hashes =
                     find(&reply, RSS_FLOW_HASH).ok_or(NicFault::OldKernel(NO_FLOW_HASH))?;
-                let bits = find(hashes, flow).and_then(number).ok_or(NicFault::NotOffered)?;
+                // A card without RSS lists the flow with no field at all.
+                let bits = find(hashes, flow).and_then(number).filter(|bits| *bits != 0);
+                let bits = bits.ok_or(NicFault::NotOffered)?;
                 Ok(NicReading { value: hash_text(u64::from(bits)), limit: None, fixed: false })
             }
         }

@@ -154,6 +154,10 @@ impl Planner<'_> {
             }
             let places = self.places(&setting.at);
             if places.is_empty() {
+                // Without any interface one row says it for the whole entry.
+                if self.sizing.interfaces.is_empty() && !rows.is_empty() {
+                    continue;
+                }
                 rows.push(blank(&setting.at, State::NotApplicable, self.nowhere(&setting.at)));
             }
             for (at, index) in places {
