@@ -1,6 +1,10 @@
 //! The process while it runs: signals, events of workers, their reports, questions, drain, reload, stop.
 //! Owns the state machine of the process: running, draining, stopping; each way leads forward only. Never waits for a
 //! worker: what it asks comes back as an event, or a deadline passes.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the intervals of the latency log are wall clock time"
+)]
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -67,6 +71,8 @@ struct Gathering {
     done: Option<Instant>,
     loans: Vec<Loan>,
     waiting: Vec<Asked>,
+    /// An interval of the latency log ends with these reports.
+    interval_due: bool,
 }
 
 struct LatencyLog {
@@ -88,7 +94,7 @@ enum Happening {
     Reload,
     HandOver,
     Event(Who, WorkerEvent),
-    Reported(Reported),
+    Reported(Box<Reported>),
     Asked(Asked),
     Second,
     Interval,
@@ -169,6 +175,7 @@ impl Supervisor {
                 done: None,
                 loans: (0..workers).map(|_| Loan::default()).collect(),
                 waiting: Vec::new(),
+                interval_due: false,
             },
             report_to,
             phase: Phase::Running,
@@ -206,10 +213,13 @@ impl Supervisor {
             }
             Happening::Event(Who::Worker(worker), event) => self.worker_event(worker, event),
             Happening::Event(Who::Backend, event) => self.backend_event(event),
-            Happening::Reported((worker, report)) => self.reported(worker, report),
+            Happening::Reported(reported) => self.reported(reported.0, reported.1),
             Happening::Asked(asked) => self.asked(asked).await,
             Happening::Second => self.second(),
-            Happening::Interval => self.write_interval(),
+            Happening::Interval => {
+                self.gathering.interval_due = self.latency_log.is_some();
+                self.gather();
+            }
             Happening::GatherOver => self.gathered(),
             Happening::Deadline if self.phase == Phase::Stopping => return ControlFlow::Break(()),
             Happening::Deadline => self.stop("the deadline of the drain has passed"),
@@ -410,6 +420,9 @@ impl Supervisor {
     fn gathered(&mut self) {
         self.gathering.until = None;
         self.gathering.done = Some(Instant::now());
+        if std::mem::take(&mut self.gathering.interval_due) {
+            self.write_interval();
+        }
         for Asked { question, answer } in std::mem::take(&mut self.gathering.waiting) {
             let _ = answer.send(self.answer(question));
         }
@@ -553,7 +566,7 @@ impl Ears {
             _ = self.signals.hangup.recv() => Happening::Reload,
             _ = self.signals.user2.recv() => Happening::HandOver,
             Some((who, event)) = self.events.recv() => Happening::Event(who, event),
-            Some(reported) = self.reports.recv() => Happening::Reported(reported),
+            Some(reported) = self.reports.recv() => Happening::Reported(Box::new(reported)),
             Some(asked) = self.questions.recv() => Happening::Asked(asked),
             _ = self.second.tick() => Happening::Second,
             _ = self.interval.tick() => Happening::Interval,

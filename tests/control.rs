@@ -1,0 +1,171 @@
+//! The life of a configured process: reload, drain, latency log. The binary is the real one.
+
+#[expect(dead_code, reason = "TLS and the metrics listener are for first_run")]
+mod process;
+
+use std::path::Path;
+
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use process::{FrontEnd, admin, alone, dial, eventually, exchange};
+
+/// The embedded default as a file, with `more` in place of what it says.
+fn configuration(directory: &Path, replace: &[(&str, &str)]) -> String {
+    let mut text = ringfront::config::DEFAULT.to_owned();
+    for (from, to) in replace {
+        assert!(text.contains(from), "{from} is not in the default file");
+        text = text.replacen(from, to, 1);
+    }
+    let path = directory.join("ringfront.toml");
+    std::fs::write(&path, text).expect("a file");
+    path.to_str().expect("a plain path").to_owned()
+}
+
+const LOG: (&str, &str) = ("# log = \"latency.hlog\"", "log = \"latency.hlog\"");
+const OFTEN: (&str, &str) = ("interval = \"10s\"", "interval = \"1s\"");
+
+#[test]
+fn a_reload_is_taken_over_whole_or_not_at_all() {
+    alone("a_reload_is_taken_over_whole_or_not_at_all", || {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = configuration(directory.path(), &[]);
+        let front_end = FrontEnd::start(directory.path(), &["run", "--config", &file]);
+        let socket = directory.path().join("ringfront-state/admin.sock");
+        let generation = || {
+            let (_, _, body) = admin(&socket, "GET /v1/status");
+            let status: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+            status["config_generation"].as_u64().expect("a number")
+        };
+        assert_eq!(generation(), 0);
+        let mut early = dial("127.0.0.1:5060");
+        let uri = "sip:nobody@example.com";
+        assert!(exchange(&mut early, "TCP", "OPTIONS", uri, "a").starts_with("SIP/2.0 200 "));
+
+        // No route is left: what was forwarded is now a 404, on old connections too.
+        configuration(directory.path(), &[("host = []", "host = [\"other.example\"]")]);
+        front_end.signal("HUP");
+        eventually("the second generation", || match generation() {
+            1 => Ok(()),
+            other => Err(format!("generation {other}: {}", front_end.log())),
+        });
+        let response = exchange(&mut early, "TCP", "OPTIONS", uri, "b");
+        assert!(response.starts_with("SIP/2.0 404 "), "{response}");
+
+        // A fault and a change that needs a restart leave everything as it is, and say so.
+        std::fs::write(&file, "[node]\nnmae = \"x\"\n").expect("a file");
+        let (status, head, body) = admin(&socket, "POST /v1/reload");
+        assert_eq!(status, 422, "{body}");
+        assert!(head.contains("application/problem+json"), "{head}");
+        assert!(body.contains("nmae"), "{body}");
+        configuration(directory.path(), &[("name = \"ringfront\"", "name = \"other\"")]);
+        let (status, _, body) = admin(&socket, "POST /v1/reload");
+        assert_eq!(status, 422, "{body}");
+        assert!(body.contains("node.name changed: that needs a restart"), "{body}");
+        assert_eq!(generation(), 1);
+
+        configuration(directory.path(), &[]);
+        assert_eq!(admin(&socket, "POST /v1/reload").0, 200);
+        assert_eq!(generation(), 2);
+        let response = exchange(&mut early, "TCP", "OPTIONS", uri, "c");
+        assert!(response.starts_with("SIP/2.0 200 "), "{response}");
+    });
+}
+
+#[test]
+fn a_drain_refuses_new_work_and_a_signal_ends_it_at_once() {
+    alone("a_drain_refuses_new_work_and_a_signal_ends_it_at_once", || {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut front_end = FrontEnd::start(directory.path(), &[]);
+        let socket = directory.path().join("ringfront-state/admin.sock");
+        eventually("ready", || match admin(&socket, "GET /readyz") {
+            (200, ..) => Ok(()),
+            (_, _, body) => Err(body),
+        });
+        let held = dial("127.0.0.1:5060");
+        let (status, _, body) = admin(&socket, "POST /v1/drain");
+        assert_eq!(status, 202, "{body}");
+        let (status, _, body) = admin(&socket, "GET /readyz");
+        assert_eq!(status, 503, "{body}");
+        assert!(body.contains("draining"), "{body}");
+        front_end.signal("TERM");
+        assert_eq!(front_end.wait().code(), Some(0), "{}", front_end.log());
+        drop(held);
+    });
+}
+
+#[test]
+fn a_drain_ends_when_the_last_connection_has_gone() {
+    alone("a_drain_ends_when_the_last_connection_has_gone", || {
+        let directory = tempfile::tempdir().expect("a directory");
+        // A deadline far beyond the patience of this test.
+        let file = configuration(
+            directory.path(),
+            &[("deadline = \"60s\"", "deadline = \"10m\""), ("pace = \"30s\"", "pace = \"5m\"")],
+        );
+        let mut front_end = FrontEnd::start(directory.path(), &["run", "--config", &file]);
+        let mut held = dial("127.0.0.1:5060");
+        exchange(&mut held, "TCP", "OPTIONS", "sip:127.0.0.1", "a");
+        front_end.signal("TERM");
+        eventually("draining", || match front_end.log().contains("draining: no new work") {
+            true => Ok(()),
+            false => Err(front_end.log()),
+        });
+        drop(held);
+        assert_eq!(front_end.wait().code(), Some(0), "{}", front_end.log());
+    });
+}
+
+#[test]
+fn a_drain_ends_at_its_deadline() {
+    alone("a_drain_ends_at_its_deadline", || {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = configuration(
+            directory.path(),
+            &[("deadline = \"60s\"", "deadline = \"1s\""), ("pace = \"30s\"", "pace = \"1s\"")],
+        );
+        let mut front_end = FrontEnd::start(directory.path(), &["run", "--config", &file]);
+        let _held = dial("127.0.0.1:5060");
+        front_end.signal("TERM");
+        assert_eq!(front_end.wait().code(), Some(0), "{}", front_end.log());
+    });
+}
+
+#[test]
+fn the_latency_log_is_an_interval_log_with_a_tag_for_each_stage() {
+    alone("the_latency_log_is_an_interval_log_with_a_tag_for_each_stage", || {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = configuration(directory.path(), &[LOG, OFTEN]);
+        let mut front_end = FrontEnd::start(directory.path(), &["run", "--config", &file]);
+        let mut tcp = dial("127.0.0.1:5060");
+        exchange(&mut tcp, "TCP", "OPTIONS", "sip:nobody@example.com", "a");
+        let path = directory.path().join("latency.hlog");
+        let old = directory.path().join("old.hlog");
+        eventually("an interval", || match std::fs::read_to_string(&path) {
+            Ok(text) if text.contains("Tag=proxy_response,") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        // After logrotate has moved the file away, the next intervals go to a new one.
+        std::fs::rename(&path, &old).expect("the log is there");
+        front_end.signal("HUP");
+        eventually("a new log", || path.exists().then_some(()).ok_or(front_end.log()));
+        exchange(&mut tcp, "TCP", "OPTIONS", "sip:nobody@example.com", "b");
+        drop(tcp);
+        front_end.signal("TERM");
+        assert_eq!(front_end.wait().code(), Some(0), "{}", front_end.log());
+        for log in [old, path] {
+            let text = std::fs::read(&log).expect("a log");
+            let mut tags = Vec::new();
+            for entry in IntervalLogIterator::new(&text) {
+                if let LogEntry::Interval(interval) = entry.expect("a line of the format") {
+                    tags.extend(interval.tag().map(|tag| tag.as_str().to_owned()));
+                }
+            }
+            for stage in ["proxy_request", "proxy_response", "backend"] {
+                assert!(
+                    tags.iter().any(|tag| tag == stage),
+                    "{stage} in {tags:?} of {}",
+                    log.display()
+                );
+            }
+        }
+    });
+}
