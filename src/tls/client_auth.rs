@@ -2,6 +2,8 @@
 //! Owns the trusted CAs and the policy of one listener or backend. Never looks at a common name, never routes.
 //! Invariant: a name counts only after the path that carries it has been verified.
 
+use std::time::Duration;
+
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
@@ -45,8 +47,7 @@ impl PeerIdentity {
 
     /// Of a chain, leaf first, that has been verified.
     pub(super) fn of(chain: &[CertificateDer<'_>]) -> Result<PeerIdentity, Error> {
-        let leaf = chain.first().ok_or(Error::NoCertificatesPresented)?;
-        Ok(PeerIdentity::read(&leaf_of(leaf)?))
+        Ok(PeerIdentity::read(&split(chain)?.0))
     }
 
     /// Reads the identities of a leaf certificate that has been verified.
@@ -131,6 +132,8 @@ pub struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
     subjects: Vec<DistinguishedName>,
     lists: Vec<CertRevocationList<'static>>,
+    /// When the first of the lists runs out.
+    lists_until: UnixTime,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -175,13 +178,26 @@ impl Trust {
             let list = webpki::OwnedCertRevocationList::from_der(der)
                 .map_err(|_| TrustFault::RevocationList { index })?;
             trust.lists.push(list.into());
+            trust.lists_until = trust.lists_until.min(next_update(der));
         }
         Ok(trust)
     }
 
+    /// Whether `chain`, whose path was good when its session began, is good still: the CAs and lists are the same ones
+    /// (a session is bound to them), so that time alone can have changed it. False also where only the path can tell.
+    fn still_good(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
+        now < self.lists_until && chain.iter().all(|certificate| is_current(certificate, now))
+    }
+
     /// No CA at all: every chain is refused.
     pub(super) fn nobody(algorithms: WebPkiSupportedAlgorithms) -> Trust {
-        Trust { anchors: Vec::new(), subjects: Vec::new(), lists: Vec::new(), algorithms }
+        Trust {
+            anchors: Vec::new(),
+            subjects: Vec::new(),
+            lists: Vec::new(),
+            lists_until: unix_time(i64::MAX),
+            algorithms,
+        }
     }
 
     /// Verifies the path from `leaf` to a trusted CA (RFC 5280) and reads the identities of `leaf`.
@@ -217,6 +233,25 @@ impl Trust {
         .map_err(path_error)?;
         Ok(PeerIdentity::read(leaf))
     }
+}
+
+fn unix_time(seconds: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
+/// When a revocation list runs out; in 1970 where it does not say so, as webpki then takes it for run out.
+fn next_update(list: &[u8]) -> UnixTime {
+    let parsed = x509_parser::parse_x509_crl(list).ok();
+    let until = parsed.and_then(|(_, list)| list.next_update());
+    unix_time(until.map_or(0, |time| time.timestamp()))
+}
+
+fn is_current(certificate: &[u8], now: UnixTime) -> bool {
+    x509_parser::parse_x509_certificate(certificate).is_ok_and(|(_, certificate)| {
+        let validity = certificate.validity();
+        let (from, until) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+        (unix_time(from)..=unix_time(until)).contains(&now)
+    })
 }
 
 /// webpki's reasons in the words that make rustls send the right alert.
@@ -261,6 +296,14 @@ fn leaf_of<'a>(certificate: &'a CertificateDer<'a>) -> Result<EndEntityCert<'a>,
     EndEntityCert::try_from(certificate).map_err(path_error)
 }
 
+/// The leaf of a chain, and the others.
+fn split<'a>(
+    chain: &'a [CertificateDer<'a>],
+) -> Result<(EndEntityCert<'a>, &'a [CertificateDer<'a>]), Error> {
+    let (leaf, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+    Ok((leaf_of(leaf)?, intermediates))
+}
+
 /// What a listener asks of its clients.
 #[derive(Debug)]
 pub(super) struct ClientPolicy {
@@ -277,11 +320,23 @@ impl ClientPolicy {
         chain: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<PeerIdentity, Error> {
-        let Some((leaf, intermediates)) = chain.split_first() else {
-            return Err(Error::NoCertificatesPresented);
-        };
-        let leaf = leaf_of(leaf)?;
-        let identity = self.trust.verify(&leaf, intermediates, Role::Client, now)?;
+        let (leaf, intermediates) = split(chain)?;
+        self.admit(self.trust.verify(&leaf, intermediates, Role::Client, now)?)
+    }
+
+    /// The same for a session that is resumed, whose path was verified when it began.
+    pub fn judge_again(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<PeerIdentity, Error> {
+        match self.trust.still_good(chain, now) {
+            true => self.admit(PeerIdentity::of(chain)?),
+            false => self.judge(chain, now),
+        }
+    }
+
+    fn admit(&self, identity: PeerIdentity) -> Result<PeerIdentity, Error> {
         if identity.domains.is_empty() {
             return Err(Fault::new(FaultKind::CertificateNoIdentity).into_certificate_error());
         }
@@ -360,14 +415,34 @@ impl ServerPolicy {
         name: &ServerName<'_>,
         now: UnixTime,
     ) -> Result<PeerIdentity, Error> {
-        let Some((leaf, intermediates)) = chain.split_first() else {
-            return Err(Error::NoCertificatesPresented);
-        };
-        let leaf = leaf_of(leaf)?;
+        let (leaf, intermediates) = split(chain)?;
         if self.believe_anybody {
             return Ok(PeerIdentity::read(&leaf));
         }
         let identity = self.trust.verify(&leaf, intermediates, Role::Server, now)?;
+        self.admit(identity, &leaf, name)
+    }
+
+    /// The same for a session that is resumed, whose path was verified when it began.
+    pub fn judge_again(
+        &self,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<PeerIdentity, Error> {
+        if self.believe_anybody || !self.trust.still_good(chain, now) {
+            return self.judge(chain, name, now);
+        }
+        let (leaf, _) = split(chain)?;
+        self.admit(PeerIdentity::read(&leaf), &leaf, name)
+    }
+
+    fn admit(
+        &self,
+        identity: PeerIdentity,
+        leaf: &EndEntityCert<'_>,
+        name: &ServerName<'_>,
+    ) -> Result<PeerIdentity, Error> {
         let ServerName::DnsName(domain) = name else {
             // Dialled by address: SIP identities are names, so the address must stand in the certificate as one
             // (RFC 5922 7.1 leaves it to the IP entries that RFC 5280 defines).

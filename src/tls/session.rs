@@ -291,13 +291,14 @@ impl Session {
 
     /// Seals `plain` into records of at most 16 KiB behind what `out` holds. `out` has room for `sealed_len`.
     pub fn seal(&mut self, plain: &[u8], out: &mut Chunk) -> Result<(), Fault> {
-        assert!(out.room() >= Session::sealed_len(plain.len()));
+        let most = Session::sealed_len(plain.len());
+        assert!(most <= out.room());
         if self.summary.is_none() {
             return Err(Fault::new(FaultKind::NotEstablished));
         }
         let mut result = Ok(());
         let mut held = stand_in(self.held);
-        out.push_with(out.room(), |room| {
+        out.push_with(most, |room| {
             let written = match &mut self.link {
                 Link::Server(connection) => seal(connection.as_mut(), &mut held, plain, room),
                 Link::Client(connection) => seal(connection.as_mut(), &mut held, plain, room),
@@ -600,10 +601,10 @@ fn judge(
         Side::Client(side) => {
             let client = &side.0;
             let identity = match summary.resumed {
-                true => client.policy.judge(chain, &client.name, wall_clock(&client.clock)?),
+                true => client.policy.judge_again(chain, &client.name, wall_clock(&client.clock)?),
                 false => PeerIdentity::of(chain),
             };
-            summary.authenticated = true;
+            summary.authenticated = !client.policy.believe_anybody;
             identity.map(Some).map_err(|error| Fault::from(&error))
         }
         Side::Server(side) => {
@@ -613,9 +614,12 @@ fn judge(
                 return Ok(None);
             }
             let report = policy.mode == ClientCertificate::Report;
-            let identity = match summary.resumed || report || chain.is_empty() {
-                true => policy.judge(chain, wall_clock(&server.clock)?),
-                false => PeerIdentity::of(chain),
+            let identity = if report || chain.is_empty() {
+                policy.judge(chain, wall_clock(&server.clock)?)
+            } else if summary.resumed {
+                policy.judge_again(chain, wall_clock(&server.clock)?)
+            } else {
+                PeerIdentity::of(chain)
             };
             match identity.map_err(|error| Fault::from(&error)) {
                 Ok(identity) => {
