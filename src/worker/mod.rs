@@ -9,6 +9,9 @@ pub mod mailbox;
 mod table;
 pub mod turn;
 
+#[cfg(test)]
+mod tests;
+
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
