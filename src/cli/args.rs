@@ -33,6 +33,8 @@ pub enum Command {
     Load(Box<LoadArgs>),
     #[command(subcommand)]
     Config(ConfigCommand),
+    #[cfg(feature = "sim")]
+    Sim(SimArgs),
     Completions(CompletionsArgs),
     /// Print the man page, for `man -l -`.
     Man,
@@ -163,4 +165,34 @@ pub struct LoadArgs {
     /// Conditions that must hold, such as 'p99<5ms,errors=0'. Quantities: pN, mean, max, errors, operations, rate.
     #[arg(long, value_name = "CONDITIONS")]
     pub expect: Option<String>,
+}
+
+/// Run the front-end in a made-up world, seed by seed, and judge all that happens.
+///
+/// Each seed draws a network, a kernel, phones, backends and their faults. A failing seed prints what was violated and
+/// the last events as a ladder. Over 100 seeds or more, each class of faults must have struck and each judge compared.
+/// Exits with 0 when all is well, 1 when not.
+#[cfg(feature = "sim")]
+#[derive(Args, Clone, Debug)]
+pub struct SimArgs {
+    /// One seed.
+    #[arg(long, value_name = "N", conflicts_with = "seeds")]
+    pub seed: Option<u64>,
+    /// Seeds from A to B, B excluded [default: 0..100]
+    #[arg(long, value_name = "A..B", value_parser = seeds)]
+    pub seeds: Option<Seeds>,
+}
+
+/// A range of seeds; never empty.
+#[cfg(feature = "sim")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seeds(pub std::ops::Range<u64>);
+
+#[cfg(feature = "sim")]
+fn seeds(text: &str) -> Result<Seeds, String> {
+    let range = text.split_once("..").and_then(|(from, to)| {
+        let range = from.parse().ok()?..to.parse().ok()?;
+        (range.start < range.end).then_some(range)
+    });
+    range.map(Seeds).ok_or_else(|| "expected A..B, B above A, as in 0..1000".to_owned())
 }

@@ -10,6 +10,8 @@ mod doctor;
 pub mod facts;
 mod load;
 mod run;
+#[cfg(feature = "sim")]
+mod sim;
 mod tune;
 
 use std::io::Write;
@@ -43,6 +45,8 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, miette::Report> {
         Some(Command::Tune(args)) => tune::run(args),
         Some(Command::Load(args)) => load::run(&args),
         Some(Command::Config(args)) => config::run(args),
+        #[cfg(feature = "sim")]
+        Some(Command::Sim(args)) => sim::run(args),
         Some(Command::Completions(args)) => {
             let mut script = Vec::new();
             let mut command = Arguments::command();

@@ -14,7 +14,7 @@ use crate::sip::{
 use crate::telemetry::counter::{Outcome, Refused, TransportRefused};
 use crate::telemetry::latency::Stage;
 
-use super::connection::{Role, Source};
+use super::connection::Source;
 use super::forward::{self, Way};
 use super::route::{Answer, Routed, Router, Target};
 use super::token::{Branch, BranchKey, FlowId, PeerId, UniqueFields};
@@ -290,9 +290,12 @@ impl Core {
             let branch =
                 message.top_via().ok().and_then(|via| via.branch().and_then(BranchKey::read));
             let Some(branch) = branch else { return };
-            core.counters.refuse(Refused::NoBackend);
-            if !message.is_request() || message.method() == Method::Ack {
+            if !message.is_request() {
                 return;
+            }
+            core.counters.refuse(Refused::Unsent);
+            if message.method() == Method::Ack {
+                return core.counters.refuse(Refused::AckDropped);
             }
             let mut text = std::mem::take(&mut core.text);
             let tag = to_tag(cx, message);
@@ -517,17 +520,14 @@ impl Core {
             return false;
         };
         let zone = usize::from(connection.zone);
-        let is_link = matches!(connection.role, Role::Link { .. });
         match self.queue(cx, conn, len, pieces) {
             Ok(()) => {
                 self.counters.zones[zone].responses_forwarded += 1;
                 true
             }
             Err(_) => {
-                // For a client `queue` has counted and closed; a link keeps what it has.
-                if is_link {
-                    self.counters.refuse(Refused::LinkFull);
-                }
+                // A client whose outbox is full is closed by `queue`; a link keeps what it has.
+                self.counters.refuse(Refused::ResponseUnsent);
                 false
             }
         }

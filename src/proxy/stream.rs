@@ -400,6 +400,8 @@ impl Core {
                     if let Some(message) = salvage(rest, cx.settings.frame_limits())
                         && message.is_request()
                     {
+                        let zone = &mut self.counters.zones[usize::from(source.zone)];
+                        zone.requests[message.method() as usize] += 1;
                         self.answer_fault(cx, &source, &message, fault);
                     }
                     self.linger(cx, conn, cause);

@@ -65,6 +65,10 @@ names! {
         ResponseEndsHere = "response_ends_here",
         /// More bytes wait for a peer than its outbox may hold.
         OutboxFull = "outbox_full",
+        /// Queued for a peer whose connection ended before it left; a request is answered.
+        Unsent = "unsent",
+        /// The connection that asked takes no more: it is ending, or its outbox is full.
+        ResponseUnsent = "response_unsent",
     }
 }
 

@@ -1,0 +1,200 @@
+//! The end of a run: who owes whom an answer, whether the counts agree, whether everything is at home.
+//! Owns the sums over all lives of all workers. Never excuses a loss without a reason that it can name.
+
+use super::cast::Cast;
+use super::oracle::{Judge, Kind, Target};
+use super::ring::SimRing;
+use super::wire::WireId;
+use super::world::World;
+use crate::base::time::Instant;
+use crate::proxy::{Proxy, Report};
+use crate::telemetry::counter::{Counters, Refused};
+use crate::worker::turn::{Turn, TurnCounts};
+
+/// Sums over all lives.
+pub struct Books {
+    pub counters: Counters,
+    pub turns: Vec<TurnCounts>,
+    pub chunk_bytes_out: u64,
+    pub panics: u64,
+    pub stale_made: u64,
+}
+
+impl Default for Books {
+    fn default() -> Self {
+        Books {
+            counters: Counters::new(0, 0),
+            turns: Vec::new(),
+            chunk_bytes_out: 0,
+            panics: 0,
+            stale_made: 0,
+        }
+    }
+}
+
+/// Adds what a life has counted since the last time.
+pub fn close_books(books: &mut Books, turn: &mut Turn<SimRing, Proxy>, now: Instant) {
+    let report = turn.report(now, Report::new(0, 0));
+    books.counters.merge(&report.machine.counters);
+    books.chunk_bytes_out += report.machine.gauges.chunk_bytes_out;
+    books.turns.push(report.turn);
+    books.stale_made += turn.ring().stale_made;
+}
+
+/// After the world has calmed down: every transaction is settled, the counts agree.
+pub fn settled(world: &mut World) {
+    let open: Vec<usize> = (0..world.cast.oracle.sents.len())
+        .filter(|id| world.cast.wants_answer(*id) && !world.cast.oracle.sents[*id].hostile)
+        .collect();
+    let mut unexcused = Vec::new();
+    for id in open {
+        world.cast.oracle.count(Judge::Settled);
+        if !world.cast.is_answered(id) && !is_excused(&world.cast, id) {
+            unexcused.push(id);
+        }
+    }
+    world.close_all_books();
+    let named = named_losses(&world.books.counters);
+    if unexcused.len() as u64 > named {
+        let id = unexcused[0];
+        let sent = &world.cast.oracle.sents[id];
+        let text = format!(
+            "m{id} was never answered, and no loss has a name ({} like it, {named} named): {:?}, heard at {:?}",
+            unexcused.len(),
+            sent.kind,
+            sent.heard_at
+        );
+        world.cast.oracle.judge(Judge::Settled, false, || text);
+    }
+    ledger(world);
+}
+
+/// Losses that the front-end has counted by name.
+fn named_losses(counters: &Counters) -> u64 {
+    let names = [
+        Refused::MailboxFull,
+        Refused::LinkFull,
+        Refused::OutboxFull,
+        Refused::ResponseFlowGone,
+        Refused::ResponseForged,
+        Refused::ResponseUnsent,
+    ];
+    names.iter().map(|name| counters.refused(*name)).sum()
+}
+
+/// Whether the loss of a transaction lies outside of the front-end: a connection that it needed has ended since.
+fn is_excused(cast: &Cast, id: usize) -> bool {
+    let sent = &cast.oracle.sents[id];
+    let ended = |line: WireId| cast.lines[line].ended_at.is_some_and(|at| at >= sent.at);
+    if ended(sent.line) {
+        return true;
+    }
+    let backends = || {
+        (0..cast.lines.len()).any(|line| cast.lines[line].holder.backend().is_some() && ended(line))
+    };
+    let Kind::Request { target, .. } = &sent.kind else { return true };
+    let Some(heard_at) = sent.heard_at else {
+        return match target {
+            Target::Line(flow) => ended(*flow) || backends(),
+            Target::Pool | Target::Backend(_) => backends(),
+            Target::Local | Target::Nobody(_) => false,
+        };
+    };
+    if ended(heard_at) {
+        return true;
+    }
+    // Answered on another line, which has ended; or passed on, and lost further along.
+    let later = cast.oracle.sents.iter().enumerate().skip(id + 1);
+    let mut after = later.filter(|(_, it)| it.root == sent.root);
+    after.any(|(other, it)| match &it.kind {
+        Kind::Response { to, .. } => *to == id && ended(it.line),
+        Kind::Request { method, .. } => {
+            let passed_on = cast.lines[it.line].holder.backend().is_some()
+                && cast.lines[it.line].holder.backend() == cast.lines[heard_at].holder.backend();
+            passed_on
+                && method != "ACK"
+                && cast.oracle.sents[other].answers.is_empty()
+                && is_excused(cast, other)
+        }
+        Kind::Garbage { .. } => false,
+    })
+}
+
+/// What came in went out, was answered, or was lost with a name.
+fn ledger(world: &mut World) {
+    let counters = &world.books.counters;
+    let sum = |reasons: &[Refused]| -> u64 {
+        reasons.iter().map(|reason| counters.refused(*reason)).sum()
+    };
+    let answers: u64 = counters.answers().map(|(_, count)| count).sum();
+    let requests: u64 = counters.zones.iter().flat_map(|zone| zone.requests).sum();
+    let forwarded: u64 = counters.zones.iter().map(|zone| zone.requests_forwarded).sum();
+    let responses: u64 = counters.zones.iter().map(|zone| zone.responses).sum();
+    let passed: u64 = counters.zones.iter().map(|zone| zone.responses_forwarded).sum();
+    let unsent = sum(&[Refused::Unsent]);
+    let came = requests + unsent;
+    let went = forwarded + answers + sum(&[Refused::AckDropped]);
+    let lost = sum(&[
+        Refused::ResponseMalformed,
+        Refused::ResponseNotOurs,
+        Refused::ResponseForged,
+        Refused::ResponseFlowGone,
+        Refused::ResponseTrying,
+        Refused::ResponseEndsHere,
+        Refused::ResponseUnsent,
+    ]);
+    // What a panic interrupts has no other name than the panic.
+    if world.books.panics > 0 {
+        return;
+    }
+    let oracle = &mut world.cast.oracle;
+    oracle.judge(Judge::Ledger, came == went, || {
+        format!(
+            "{requests} requests, {unsent} came back; {forwarded} forwarded, {answers} answered"
+        )
+    });
+    oracle.judge(Judge::Ledger, responses + answers == passed + lost, || {
+        format!("{responses} responses, {answers} answers; {passed} passed on, {lost} lost by name")
+    });
+}
+
+/// After everybody has hung up: no connection is left but the links, nothing waits.
+pub fn parted(world: &mut World) {
+    let draining = world.is_draining();
+    for worker in 0..world.workers.len() {
+        let Some(turn) = &world.workers[worker].turn else {
+            world.cast.oracle.judge(Judge::Home, false, || format!("worker {worker} is dead"));
+            continue;
+        };
+        let (accepted, _) = turn.live();
+        let (drained, stale) = (turn.drained(), turn.counts().stale_completions);
+        let made = turn.ring().stale_made;
+        let oracle = &mut world.cast.oracle;
+        oracle.judge(Judge::Home, accepted == 0, || {
+            format!("worker {worker} still has {accepted} accepted connections")
+        });
+        oracle.judge(Judge::Stale, stale == made, || {
+            format!("worker {worker}: {made} late completions, {stale} counted")
+        });
+        oracle
+            .judge(Judge::Home, !draining || drained, || format!("worker {worker} is not drained"));
+    }
+    world.books.chunk_bytes_out = 0;
+    world.close_all_books();
+    let out = world.books.chunk_bytes_out;
+    world.cast.oracle.judge(Judge::Home, out == 0, || format!("{out} bytes of chunks are out"));
+}
+
+/// After the stop: slots zero, operations zero, buffers at home.
+pub fn stopped(world: &mut World) {
+    for worker in 0..world.workers.len() {
+        let stopped = world.is_stopped(worker);
+        let Some(turn) = &world.workers[worker].turn else { continue };
+        let unsettled = turn.ring().unsettled();
+        let live = turn.live();
+        let oracle = &mut world.cast.oracle;
+        oracle.judge(Judge::Home, stopped && live == (0, 0) && unsettled.is_empty(), || {
+            format!("worker {worker}: stopped {stopped}, live {live:?}, {unsettled:?}")
+        });
+    }
+}

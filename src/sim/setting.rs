@@ -1,0 +1,553 @@
+//! The scene of a run: zones, listeners, backends, and everything that a seed draws before the first event.
+//! Owns addresses and sizes. Never decides during a run.
+//!
+//! Swarm testing (Groce et al. 2012): each class of faults is switched off for some seeds, since faults hide each
+//! other. One seed in eight has none at all; there nothing is excused.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::crypto::{BEGIN, Identity};
+use super::reference::{Face, Facts};
+use super::ring::Rough;
+use super::wire::Weather;
+use crate::base::random::Random;
+use crate::config::snapshot::{
+    Advertised, Affinity, Backend, ClientCertificate, Drain, Group, Limits, Listener, PathPolicy,
+    Pool, Prefix, Rate, Route, Snapshot, Tls, TlsUri, Transport, Transports, Zone, ZoneAdvertised,
+};
+use crate::proxy::admission::PrefixTable;
+use crate::proxy::settings::Settings;
+use crate::proxy::token::{BranchKey, TokenKeys};
+use crate::tls::clock::{SetClock, TimeProvider};
+use crate::tls::{ClientSide, ServerSide, Tickets};
+
+/// Zones by index.
+pub const EDGE: u16 = 0;
+pub const CORE: u16 = 1;
+pub const SECURE: u16 = 2;
+
+/// Listeners by index.
+pub const EDGE_TCP: u32 = 0;
+pub const EDGE_TLS: u32 = 1;
+pub const EDGE_TCP6: u32 = 2;
+pub const CORE_IN: u32 = 3;
+pub const SECURE_TLS: u32 = 4;
+pub const LISTENERS: u32 = 5;
+
+pub const BACKENDS: usize = 3;
+
+const EDGE_NAME: &str = "edge.example.com";
+const SECURE_NAME: &str = "secure.example.com";
+const STRIPPED: &str = "p-asserted-identity";
+
+/// How often each thing strikes: one in so many chances; 0: never in this seed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Strikes {
+    pub reset: u64,
+    pub half_close: u64,
+    pub slow_peer: u64,
+    pub stall: u64,
+    pub backend: u64,
+    pub black_hole: u64,
+    pub config: u64,
+    pub panic: u64,
+    pub jump: u64,
+    pub flip: u64,
+    pub handshake: u64,
+    /// The run ends by a drain in the middle of everything.
+    pub drain: bool,
+}
+
+impl Strikes {
+    /// Whether anything here can cost a message.
+    pub fn any(&self) -> bool {
+        let rates = [
+            self.reset,
+            self.half_close,
+            self.slow_peer,
+            self.stall,
+            self.backend,
+            self.black_hole,
+            self.config,
+            self.panic,
+            self.jump,
+            self.flip,
+            self.handshake,
+        ];
+        self.drain || rates.iter().any(|rate| *rate > 0)
+    }
+}
+
+/// What a seed draws.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub seed: u64,
+    pub workers: u16,
+    pub phones: usize,
+    pub hostile: usize,
+    /// Transactions begun before the run winds down.
+    pub transactions: u32,
+    /// Of so many phones one speaks TLS; 0: none.
+    pub tls: u64,
+    pub core_tls: bool,
+    pub lanes: u8,
+    pub weather: Weather,
+    pub rough: Rough,
+    pub strikes: Strikes,
+    pub accepted: u32,
+    pub accept_limit: u32,
+    pub buffers: usize,
+    pub buffer_bytes: usize,
+    pub submissions: usize,
+    pub completions: usize,
+    pub mailbox: usize,
+    pub outbox: u32,
+    pub tls_uri: TlsUri,
+    pub affinity: Affinity,
+    /// Odd forms of headers, one message in so many.
+    pub odd: u64,
+}
+
+impl Options {
+    /// A quiet world: no faults, plain sizes.
+    pub fn quiet(seed: u64) -> Options {
+        Options {
+            seed,
+            workers: 2,
+            phones: 8,
+            hostile: 0,
+            transactions: 200,
+            tls: 0,
+            core_tls: false,
+            lanes: 1,
+            weather: Weather { latency: (20_000, 200_000), split: 0, dribble: 0, window: WIDE },
+            rough: Rough::default(),
+            strikes: Strikes::default(),
+            accepted: 64,
+            accept_limit: 48,
+            buffers: 64,
+            buffer_bytes: 17 * 1024,
+            submissions: 256,
+            completions: 1024,
+            mailbox: 64,
+            outbox: 256 * 1024,
+            tls_uri: TlsUri::Sips,
+            affinity: Affinity::CallId,
+            odd: 0,
+        }
+    }
+
+    /// What `seed` draws.
+    pub fn drawn(seed: u64) -> Options {
+        let mut random = Random::new(seed ^ 0x5eed_0f0f);
+        let mut options = Options::quiet(seed);
+        options.phones = 8 + random.below(6) as usize;
+        options.transactions = 200 + random.below(60) as u32;
+        options.tls = [0, 3, 3, 2][random.below(4) as usize];
+        options.core_tls = options.tls > 0 && random.one_in(3);
+        options.lanes = 1 + random.below(2) as u8;
+        options.odd = [0, 2, 3][random.below(3) as usize];
+        options.affinity =
+            [Affinity::CallId, Affinity::CallId, Affinity::Source][random.below(3) as usize];
+        options.tls_uri = if random.one_in(3) { TlsUri::Transport } else { TlsUri::Sips };
+        if seed.is_multiple_of(8) {
+            return options;
+        }
+        let on = |random: &mut Random, rate: u64| if random.one_in(2) { rate } else { 0 };
+        options.hostile = random.below(3) as usize;
+        options.weather = Weather {
+            latency: [(20_000, 200_000), (1_000, 5_000_000)][random.below(2) as usize],
+            split: on(&mut random, 2),
+            dribble: on(&mut random, 11),
+            window: if random.one_in(2) { (2_000, 9_000) } else { WIDE },
+        };
+        options.rough = Rough {
+            short_send: on(&mut random, 3),
+            receive_end: on(&mut random, 5),
+            shuffle: on(&mut random, 2),
+            stale: on(&mut random, 4),
+            full: on(&mut random, 10),
+            no_descriptor: on(&mut random, 4),
+            spurious_wake: on(&mut random, 20),
+            slow_cancel: on(&mut random, 2),
+        };
+        options.strikes = Strikes {
+            reset: on(&mut random, 12),
+            half_close: on(&mut random, 12),
+            slow_peer: on(&mut random, 12),
+            stall: on(&mut random, 12),
+            backend: on(&mut random, 16),
+            black_hole: on(&mut random, 3),
+            config: on(&mut random, 12),
+            panic: if random.one_in(3) { 20 } else { 0 },
+            jump: if random.one_in(4) { 30 } else { 0 },
+            flip: on(&mut random, 20),
+            handshake: on(&mut random, 6),
+            drain: random.one_in(6),
+        };
+        if random.one_in(2) {
+            options.buffers = 1 + random.below(4) as usize;
+            options.buffer_bytes = [200, 700, 4096][random.below(3) as usize];
+        }
+        if random.one_in(3) {
+            options.submissions = 2 + random.below(6) as usize;
+        }
+        if random.one_in(3) {
+            options.completions = 3 + random.below(8) as usize;
+        }
+        if random.one_in(3) {
+            options.mailbox = 1 + random.below(2) as usize;
+        }
+        if random.one_in(4) {
+            options.accepted = 6 + random.below(4) as u32;
+            options.accept_limit = options.accepted - random.below(3) as u32;
+        }
+        if random.one_in(3) {
+            options.outbox = 12 * 1024;
+        }
+        options
+    }
+
+    /// Whether a message may be lost or refused for want of anything.
+    pub fn is_calm(&self) -> bool {
+        let roomy = self.mailbox >= 64 && self.accept_limit >= 48 && self.outbox > 64 * 1024;
+        let rough = &self.rough;
+        !self.strikes.any() && roomy && rough.no_descriptor == 0 && self.hostile == 0
+    }
+}
+
+/// A window that nothing fills.
+const WIDE: (u64, u64) = (262_144, 262_144);
+
+fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+}
+
+/// Where backend `index` listens.
+pub fn backend_address(index: usize) -> SocketAddr {
+    SocketAddr::new(v4(10, 0, 1, 1 + index as u8), 5060)
+}
+
+/// Where phone `index` calls from; `life` counts its connections.
+pub fn phone_address(index: usize, life: u32, v6: bool) -> SocketAddr {
+    let port = 20_000 + (life % 40_000) as u16;
+    let ip = if v6 {
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, index as u16 + 0x100, 0, 0, 0, 0, 1))
+    } else {
+        v4(198, 51, 100, 1 + index as u8)
+    };
+    SocketAddr::new(ip, port)
+}
+
+/// The address that a listener is reached at.
+pub fn listener_address(listener: u32, core_tls: bool) -> SocketAddr {
+    match listener {
+        EDGE_TCP => SocketAddr::new(v4(192, 0, 2, 1), 5060),
+        EDGE_TLS => SocketAddr::new(v4(192, 0, 2, 1), 5061),
+        EDGE_TCP6 => SocketAddr::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(), 5060),
+        CORE_IN => SocketAddr::new(v4(10, 0, 0, 1), if core_tls { 5071 } else { 5070 }),
+        _ => SocketAddr::new(v4(192, 0, 2, 2), 5061),
+    }
+}
+
+/// The zone and transport of a listener.
+pub fn listener_zone(listener: u32, core_tls: bool) -> (u16, Transport) {
+    match listener {
+        EDGE_TCP | EDGE_TCP6 => (EDGE, Transport::Tcp),
+        EDGE_TLS => (EDGE, Transport::Tls),
+        CORE_IN => (CORE, core_transport(core_tls)),
+        _ => (SECURE, Transport::Tls),
+    }
+}
+
+pub fn core_transport(core_tls: bool) -> Transport {
+    if core_tls { Transport::Tls } else { Transport::Tcp }
+}
+
+fn identity() -> &'static Identity {
+    static IDENTITY: OnceLock<Identity> = OnceLock::new();
+    IDENTITY.get_or_init(|| {
+        let backends: Vec<String> = (0..BACKENDS).map(backend_name).collect();
+        let mut names = vec![EDGE_NAME, SECURE_NAME, "core.example.com"];
+        names.extend(backends.iter().map(String::as_str));
+        Identity::new(&names)
+    })
+}
+
+fn backend_name(index: usize) -> String {
+    format!("b{index}.example.com")
+}
+
+/// Everything that all lives and all configurations of one run share.
+pub struct Setting {
+    pub options: Options,
+    pub clock: Arc<SetClock>,
+    branch_key: BranchKey,
+    token_secret: [u8; 32],
+    prefixes: Arc<PrefixTable>,
+    server_sides: Vec<Option<ServerSide>>,
+    client_sides: Vec<Option<ClientSide>>,
+    /// How phones and backends shake hands: as clients of edge, secure and core, and as servers.
+    pub phone_sides: Vec<ClientSide>,
+    pub backend_side: Option<ServerSide>,
+}
+
+impl Setting {
+    pub fn new(options: Options) -> Setting {
+        let mut random = Random::new(options.seed ^ 0xfeed_beef);
+        let clock = Arc::new(SetClock::new(BEGIN));
+        let mut secret = [0; 32];
+        secret.iter_mut().for_each(|byte| *byte = random.next_u64() as u8);
+        let mut key = [0; 16];
+        key.iter_mut().for_each(|byte| *byte = random.next_u64() as u8);
+        let mut setting = Setting {
+            options,
+            clock,
+            branch_key: BranchKey::new(key),
+            token_secret: secret,
+            prefixes: Arc::new(PrefixTable::new()),
+            server_sides: Vec::new(),
+            client_sides: Vec::new(),
+            phone_sides: Vec::new(),
+            backend_side: None,
+        };
+        setting.build_sides();
+        setting
+    }
+
+    /// The TLS of everybody; nothing where the seed speaks none.
+    fn build_sides(&mut self) {
+        let snapshot = self.snapshot(0);
+        let none = || vec![None; snapshot.listeners.len()];
+        (self.server_sides, self.client_sides) = (none(), vec![None; BACKENDS]);
+        if self.options.tls == 0 {
+            return;
+        }
+        let clock: Arc<dyn TimeProvider> = Arc::clone(&self.clock) as Arc<dyn TimeProvider>;
+        let day = Duration::from_secs(86_400);
+        let tickets = Tickets::random(Arc::clone(&clock), day, day);
+        let server = |listener: &Listener| {
+            let zone = &snapshot.zones[usize::from(listener.zone)];
+            ServerSide::build(listener, zone, &snapshot.tls, Arc::clone(&clock), &tickets)
+                .expect("the scene's identities are good")
+        };
+        let client = |name: &str| {
+            let zone = &snapshot.zones[usize::from(CORE)];
+            ClientSide::build(zone, name, false, &snapshot.tls, Arc::clone(&clock))
+                .expect("the scene's names are good")
+        };
+        let tls = |listener: &&Listener| listener.transport == Transport::Tls;
+        self.server_sides =
+            snapshot.listeners.iter().map(|it| Some(it).filter(tls).map(server)).collect();
+        self.phone_sides =
+            [EDGE_NAME, "core.example.com", SECURE_NAME].iter().map(|name| client(name)).collect();
+        if self.options.core_tls {
+            self.client_sides =
+                (0..BACKENDS).map(|index| Some(client(&backend_name(index)))).collect();
+            self.backend_side = Some(server(&snapshot.listeners[CORE_IN as usize]));
+        }
+    }
+
+    /// Configuration number `generation`: backends come and go with it.
+    pub fn settings(&self, generation: u64) -> Arc<Settings> {
+        let snapshot = self.snapshot(generation);
+        let sides = snapshot.pools[0].backends.iter().map(|backend| {
+            let index = (0..BACKENDS).find(|it| backend_address(*it) == backend.address);
+            index.and_then(|index| self.client_sides[index].clone())
+        });
+        let sides = vec![sides.collect()];
+        Arc::new(Settings::new(
+            snapshot,
+            self.server_sides.clone(),
+            sides,
+            self.branch_key,
+            TokenKeys::new("edge-1", &self.token_secret, None),
+            self.options.workers as u8,
+            Arc::clone(&self.prefixes),
+        ))
+    }
+
+    /// The backends that configuration `generation` knows.
+    pub fn configured(&self, generation: u64) -> Vec<usize> {
+        match generation % 4 {
+            1 => vec![0, 1],
+            3 => vec![2, 0],
+            _ => (0..BACKENDS).collect(),
+        }
+    }
+
+    fn snapshot(&self, generation: u64) -> Snapshot {
+        let options = &self.options;
+        let backends = self.configured(generation).into_iter().map(|index| Backend {
+            name: format!("b{index}").into(),
+            transport: core_transport(options.core_tls),
+            address: backend_address(index),
+            server_name: backend_name(index).into(),
+            weight: 100,
+            priority: 0,
+        });
+        let pool = Pool {
+            name: "registrars".into(),
+            zone: CORE,
+            affinity: options.affinity,
+            lanes: options.lanes,
+            connect_timeout: Duration::from_secs(1),
+            response_timeout: Duration::from_secs(5),
+            shared_dialogs: false,
+            allow_wildcard: false,
+            backends: backends.collect(),
+        };
+        let route = |from_zone| Route { from_zone, methods: vec![], hosts: vec![], pool: 0 };
+        Snapshot {
+            node: "edge-1".into(),
+            zones: self.zones(),
+            listeners: self.listeners(),
+            pools: vec![pool],
+            routes: vec![route(EDGE), route(SECURE), route(CORE)],
+            tls: Tls {
+                tls12: true,
+                tls13: true,
+                groups: vec![Group::X25519],
+                require_alpn: false,
+                crl: vec![],
+            },
+            limits: self.limits(),
+            drain: Drain { deadline: Duration::from_secs(10), pace: Duration::from_secs(4) },
+            udp_answer: 480,
+            generation,
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let second = Duration::from_secs(1);
+        Limits {
+            connections_per_core: self.options.accepted,
+            requests_per_prefix: Rate { count: 100_000, per: second },
+            handshake_rate_per_prefix: Rate { count: 100_000, per: second },
+            outbox: self.options.outbox,
+            head: 8 * 1024,
+            body: 8 * 1024,
+            ..Limits::default()
+        }
+    }
+
+    fn listeners(&self) -> Vec<Listener> {
+        let tls = self.options.core_tls;
+        let names = ["edge-tcp", "edge-tls", "edge-tcp6", "core-in", "secure-tls"];
+        (0..LISTENERS)
+            .map(|index| {
+                let (zone, transport) = listener_zone(index, tls);
+                let bind = listener_address(index, tls);
+                let host = host_towards(zone);
+                Listener {
+                    name: names[index as usize].into(),
+                    zone,
+                    transport,
+                    bind,
+                    advertised: Advertised { host: host.into(), port: bind.port(), transport },
+                    identities: match transport {
+                        Transport::Tls => vec![identity().files.clone()],
+                        Transport::Tcp => vec![],
+                    },
+                }
+            })
+            .collect()
+    }
+
+    fn zones(&self) -> Vec<Zone> {
+        let core_tls = self.options.core_tls;
+        let at =
+            |host: &str, port, transport| Some(Advertised { host: host.into(), port, transport });
+        let (tcp, tls) = (Transport::Tcp, Transport::Tls);
+        let zone = |name: &str, transports, advertised, trusted: bool| Zone {
+            name: name.into(),
+            transports,
+            advertised,
+            client_certificate: ClientCertificate::None,
+            client_ca: vec![],
+            client_names: vec![],
+            server_ca: vec![identity().authority.clone()],
+            certificate: None,
+            allow_from: match trusted {
+                true => vec![Prefix { address: v4(10, 0, 1, 0), bits: 24 }],
+                false => vec![],
+            },
+            path: PathPolicy::Always,
+            tls_uri: self.options.tls_uri,
+            trusted,
+            strip_headers: vec![STRIPPED.into()],
+        };
+        let edge = ZoneAdvertised {
+            tcp_v4: at(EDGE_NAME, 5060, tcp),
+            tcp_v6: at(EDGE_NAME, 5060, tcp),
+            tls_v4: at(EDGE_NAME, 5061, tls),
+            tls_v6: at(EDGE_NAME, 5061, tls),
+        };
+        let core = host_towards(CORE);
+        let core = ZoneAdvertised {
+            tcp_v4: if core_tls { None } else { at(core, 5070, tcp) },
+            tcp_v6: None,
+            tls_v4: if core_tls { at(core, 5071, tls) } else { None },
+            tls_v6: None,
+        };
+        let secure = ZoneAdvertised {
+            tcp_v4: None,
+            tcp_v6: None,
+            tls_v4: at(SECURE_NAME, 5061, tls),
+            tls_v6: None,
+        };
+        vec![
+            zone("edge", Transports { tcp: true, tls: true }, edge, false),
+            zone("core", Transports { tcp: !core_tls, tls: core_tls }, core, true),
+            zone("secure", Transports { tcp: false, tls: true }, secure, false),
+        ]
+    }
+
+    /// What the naive reference proxy knows of the scene.
+    pub fn facts(&self) -> Facts {
+        let core_tls = self.options.core_tls;
+        let core_port = listener_address(CORE_IN, core_tls).port();
+        let mut own: Vec<(String, u16)> = (0..LISTENERS)
+            .map(|listener| listener_address(listener, core_tls))
+            .map(|address| (bracketed(address.ip()), address.port()))
+            .collect();
+        for (name, port) in [
+            (EDGE_NAME, 5060),
+            (EDGE_NAME, 5061),
+            (SECURE_NAME, 5061),
+            (host_towards(CORE), core_port),
+        ] {
+            own.push((name.to_owned(), port));
+        }
+        let face = |host: &str, port| Face { host: host.to_owned(), port };
+        Facts {
+            own,
+            faces: vec![
+                [face(EDGE_NAME, 5060), face(EDGE_NAME, 5061)],
+                [face(host_towards(CORE), core_port), face(host_towards(CORE), core_port)],
+                [face(SECURE_NAME, 5061), face(SECURE_NAME, 5061)],
+            ],
+            tls_by_parameter: self.options.tls_uri == TlsUri::Transport,
+            stripped: STRIPPED.to_owned(),
+            trusted: vec![false, true, false],
+        }
+    }
+}
+
+/// The name that we go by towards a zone.
+pub fn host_towards(zone: u16) -> &'static str {
+    match zone {
+        EDGE => EDGE_NAME,
+        CORE => "10.0.0.1",
+        _ => SECURE_NAME,
+    }
+}
+
+fn bracketed(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
