@@ -9,6 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::host::{Guard, HostReport};
 use super::totals::Totals;
 use crate::config::snapshot::{Snapshot, Transport};
 use crate::proxy;
@@ -42,7 +43,7 @@ const BUCKETS: [u64; 22] = [
 ];
 
 /// The whole exposition.
-pub fn metrics(totals: &Totals, snapshot: &Snapshot) -> String {
+pub fn metrics(totals: &Totals, snapshot: &Snapshot, host_report: &HostReport) -> String {
     let mut families = vec![
         Family::info("ringfront_build", "The program", [("version", env!("CARGO_PKG_VERSION"))]),
         Family::gauge("ringfront_config_generation", "Reloads that took effect")
@@ -52,6 +53,7 @@ pub fn metrics(totals: &Totals, snapshot: &Snapshot) -> String {
     messages(&mut families, totals, snapshot);
     backends(&mut families, totals, snapshot);
     workers(&mut families, totals);
+    host(&mut families, host_report);
     families.push(stages(&totals.latency));
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Exposition(families)));
@@ -59,6 +61,33 @@ pub fn metrics(totals: &Totals, snapshot: &Snapshot) -> String {
     prometheus_client::encoding::text::encode(&mut text, &registry)
         .expect("a string takes all that is written");
     text
+}
+
+/// Drift of the host's tuning and what the UDP guard has dropped; the label values are the catalogue's and the guard's.
+fn host(families: &mut Vec<Family>, report: &HostReport) {
+    let mut drift =
+        Family::gauge("ringfront_tuning_drift", "1: the setting is not as its profile wants it");
+    for id in &report.drift {
+        drift = drift.with([("id", id.clone())], 1);
+    }
+    let mut guard = Family::gauge("ringfront_udp_guard", "1 for the state of the UDP guard");
+    let mut dropped =
+        Family::counter("ringfront_udp_dropped", "Datagrams to a SIP port that the guard dropped");
+    for state in [Guard::Loaded(Vec::new()), Guard::Absent, Guard::Unreadable] {
+        let holds = state.name() == report.guard.name();
+        guard = guard.with([("state", state.name().to_owned())], u64::from(holds));
+    }
+    if let Guard::Loaded(counters) = &report.guard {
+        for one in counters {
+            let labels = [
+                ("family", one.family.to_owned()),
+                ("proto", one.protocol.to_owned()),
+                ("layer", one.layer.to_owned()),
+            ];
+            dropped = dropped.with(labels, one.packets);
+        }
+    }
+    families.extend([drift, guard, dropped]);
 }
 
 fn zone_name(snapshot: &Snapshot, zone: usize) -> String {
@@ -362,6 +391,7 @@ fn encode(
 mod tests {
     use super::*;
     use crate::config::{self, HostFacts};
+    use crate::host::guard::GuardCounter;
     use crate::telemetry::counter::HandshakeLabel;
 
     fn snapshot() -> Snapshot {
@@ -373,6 +403,17 @@ mod tests {
             ipv6_loopback: true,
         };
         config::load(None, &host).unwrap().snapshot
+    }
+
+    fn host_report() -> HostReport {
+        let counter = GuardCounter {
+            layer: "ingress",
+            protocol: "udp",
+            family: "ipv4",
+            packets: 7,
+            bytes: 700,
+        };
+        HostReport { drift: vec!["tcp.migrate_req".into()], guard: Guard::Loaded(vec![counter]) }
     }
 
     fn totals(snapshot: &Snapshot) -> Totals {
@@ -402,7 +443,7 @@ mod tests {
     #[test]
     fn the_names_and_labels_are_those_of_the_contract() {
         let snapshot = snapshot();
-        let text = metrics(&totals(&snapshot), &snapshot);
+        let text = metrics(&totals(&snapshot), &snapshot, &host_report());
         for line in [
             "ringfront_connections{zone=\"edge\",transport=\"tls\",worker=\"1\"} 2",
             "ringfront_connections_total{zone=\"edge\",transport=\"tls\"} 4",
@@ -426,6 +467,10 @@ mod tests {
             "ringfront_buffers_starved_total{worker=\"0\"} 0",
             "ringfront_crossings_total 0",
             "ringfront_config_generation 0",
+            "ringfront_tuning_drift{id=\"tcp.migrate_req\"} 1",
+            "ringfront_udp_guard{state=\"loaded\"} 1",
+            "ringfront_udp_guard{state=\"absent\"} 0",
+            "ringfront_udp_dropped_total{family=\"ipv4\",proto=\"udp\",layer=\"ingress\"} 7",
             "ringfront_build_info{version=\"0.1.0\"} 1",
         ] {
             assert!(text.lines().any(|of_text| of_text == line), "{line}\nin\n{text}");

@@ -9,6 +9,7 @@ pub mod export;
 pub mod fault;
 pub mod files;
 pub mod fleet;
+pub mod host;
 pub mod load;
 pub mod log;
 pub mod memory;

@@ -21,6 +21,7 @@ use super::admin::{Answer, Asked, OPEN_METRICS, Question};
 use super::export;
 use super::files::{self, Appender};
 use super::fleet::{EVENTS_WAITING_MAX, Events, Who};
+use super::host::HostWatch;
 use super::log::Log;
 use super::problem::Problem;
 use super::reload::{self, Reload};
@@ -29,6 +30,7 @@ use super::status::{Phase, View};
 use super::totals::{Totals, WorkerState};
 use crate::base::limits;
 use crate::config::snapshot::ControlSettings;
+use crate::host::sizing::Inputs;
 use crate::proxy::{Proxy, Report};
 use crate::sys::{StartUpFault, clock};
 use crate::telemetry::percentiles::{self, IntervalLog};
@@ -126,6 +128,7 @@ pub struct Supervisor {
     backend_ended: bool,
     log: Log,
     latency_log: Option<LatencyLog>,
+    host: HostWatch,
     started: Instant,
     swept: Instant,
     lost: Lost,
@@ -165,6 +168,7 @@ impl Supervisor {
             interval: every(control.latency_interval),
         };
         let backend_ended = running.backend.is_none();
+        let host = HostWatch::start(Inputs::of(snapshot, &control));
         Ok(Supervisor {
             running,
             control,
@@ -183,6 +187,7 @@ impl Supervisor {
             backend_ended,
             log,
             latency_log,
+            host,
             started: Instant::now(),
             swept: Instant::now(),
             lost: None,
@@ -494,9 +499,10 @@ impl Supervisor {
                 let status = if ready { ok } else { StatusCode::SERVICE_UNAVAILABLE };
                 Answer::Json(status, view.readiness())
             }
-            Question::Metrics => {
-                Answer::Text(OPEN_METRICS, export::metrics(&self.totals, snapshot))
-            }
+            Question::Metrics => Answer::Text(
+                OPEN_METRICS,
+                export::metrics(&self.totals, snapshot, &self.host.latest()),
+            ),
             Question::Status => Answer::Json(ok, view.status()),
             Question::Workers => Answer::Json(ok, view.workers()),
             Question::Latency => Answer::Json(ok, view.latency()),
@@ -553,6 +559,7 @@ impl Supervisor {
             self.ears.interval = every(fresh.control.latency_interval);
         }
         self.control = fresh.control;
+        self.host.configure(Inputs::of(&settings.snapshot, &self.control));
         self.tell_all(|| Command::Configure(Arc::clone(&settings)));
         Ok(settings.snapshot.generation)
     }

@@ -78,7 +78,11 @@ const STALL_SECONDS: f64 = 0.5;
 impl Sizing {
     pub fn of(inputs: &Inputs, root: &dyn Sysroot, nic: &dyn Nic) -> Sizing {
         let interfaces = interfaces(inputs, root, nic);
-        let allowed = allowed_cpus(root);
+        // With settled cores it is the host that counts: the daemon asks this from a pinned thread.
+        let allowed = match &inputs.cores {
+            Some(_) => online_cpus(root).unwrap_or_else(|| allowed_cpus(root)),
+            None => allowed_cpus(root),
+        };
         let on_node = cpus_near(root, &interfaces, &allowed);
         let physical = physical_cores(root, &on_node);
         let housekeepers = match allowed.len() {
@@ -178,6 +182,11 @@ fn members(root: &dyn Sysroot, interface: &str, depth: u32, found: &mut BTreeSet
     for one in lower {
         members(root, one, depth + 1, found);
     }
+}
+
+fn online_cpus(root: &dyn Sysroot) -> Option<Vec<u32>> {
+    let online = cpu_list(&root.read("/sys/devices/system/cpu/online").ok()?);
+    (!online.is_empty()).then_some(online)
 }
 
 fn allowed_cpus(root: &dyn Sysroot) -> Vec<u32> {
