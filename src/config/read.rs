@@ -343,7 +343,12 @@ impl<'de> Deserializer<'de> for Node<'_> {
         visitor: V,
     ) -> Result<V::Value, Error> {
         let Some(mut entries) = self.entries() else {
-            return Err(serde::de::Error::invalid_type(self.unexpected(), &"a table"));
+            let error: Error = serde::de::Error::invalid_type(self.unexpected(), &"a table");
+            let cure = match self.key.contains('[') {
+                false => format!("write a heading of its own: [{}]", self.key),
+                true => "write { key = value, ... }".to_owned(),
+            };
+            return Err(Error { cure, ..error });
         };
         entries.retain(|(key, _)| {
             let known = fields.contains(&key.get_ref().as_ref());
@@ -594,7 +599,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for NamedVisitor<T> {
     type Value = Named<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a table of names")
+        f.write_str("a table with a name, such as [zone.edge]")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Named<T>, A::Error> {
