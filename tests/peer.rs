@@ -9,7 +9,11 @@ mod callee;
 mod crowd;
 #[path = "peer/house.rs"]
 mod house;
+#[path = "peer/phones.rs"]
+mod phones;
 #[path = "peer/relay.rs"]
 mod relay;
 #[path = "peer/sides.rs"]
 mod sides;
+#[path = "peer/wire.rs"]
+mod wire;

@@ -239,14 +239,7 @@ impl Callee {
         let host = place.advertised.rsplit_once(':').map_or("", |(host, _)| host);
         let version = request.cseq().map_or(0, |cseq| cseq.number);
         let body = sdp::answer(request.body(), host, version).unwrap_or_default();
-        // The reply was written for a message without body.
-        let end = b"Content-Length: 0\r\n\r\n";
-        assert!(out.ends_with(end));
-        out.truncate(out.len() - end.len());
-        let head =
-            format!("Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n", body.len());
-        out.extend_from_slice(head.as_bytes());
-        out.extend_from_slice(body.as_bytes());
+        sdp::attach(&body, out);
         200
     }
 

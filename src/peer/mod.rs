@@ -10,3 +10,4 @@ pub mod scenario;
 mod sdp;
 pub mod stream;
 pub mod tally;
+pub mod uac;

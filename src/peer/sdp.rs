@@ -52,6 +52,16 @@ fn media_line(media: &str, agreed: bool, text: &mut String) -> Option<bool> {
     Some(true)
 }
 
+/// Gives a reply that was written without a body (`sip::reply`) this one.
+pub fn attach(body: &str, reply: &mut Vec<u8>) {
+    let end = b"Content-Length: 0\r\n\r\n";
+    assert!(reply.ends_with(end), "a reply ends with its empty body");
+    reply.truncate(reply.len() - end.len());
+    let head = format!("Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n", body.len());
+    reply.extend_from_slice(head.as_bytes());
+    reply.extend_from_slice(body.as_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

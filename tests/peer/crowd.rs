@@ -1,172 +1,28 @@
 //! A crowd and a registrar joined by bytes in memory: every scenario, both transports, both kinds of load, and what a
 //! crowd counts when the other end fails it.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
-use ringfront::base::machine::{Arrival, CloseCause, ConnId, Input, Machine, Output};
+use ringfront::base::machine::{CloseCause, Input, Machine};
 use ringfront::base::time::Instant;
 use ringfront::peer::crowd::{Crowd, Load, Plan};
-use ringfront::peer::registrar::{Counts, Listening, Registrar, Settings};
 use ringfront::peer::scenario::{Scenario, Script, Theme};
 use ringfront::peer::tally::{Fault, Measure, Phase, Tally};
 
+use ringfront::tls::ServerSide;
+
 use super::sides::sides;
+use super::wire::Wire;
 
-/// How long bytes are under way.
-const DELAY: Duration = Duration::from_micros(100);
-
-#[derive(Debug)]
-enum Event {
-    ToBackend(ConnId, Vec<u8>),
-    ToCrowd(ConnId, Vec<u8>),
-    Dialled(ConnId),
-    CrowdClosed(ConnId),
-    BackendClosed(ConnId),
+/// Runs until the crowd is done or `limit` has passed, and says what was counted since the last run.
+fn run(wire: &mut Wire<Crowd>, limit: Duration) -> Tally {
+    wire.run(limit, |_| false);
+    wire.dialler.report(wire.now, Tally::new())
 }
 
-/// Two machines and the bytes between them. Slots are the same on both sides.
-struct Wire {
-    crowd: Crowd,
-    backend: Registrar,
-    now: Instant,
-    events: VecDeque<(Instant, Event)>,
-    /// Live connections: the crowd's end and the backend's.
-    links: Vec<Option<(ConnId, ConnId)>>,
-    /// Bytes are delivered in pieces of at most so many.
-    piece: usize,
-    /// The backend neither accepts nor answers any more.
-    dead: bool,
-}
-
-impl Wire {
-    fn new(plan: Plan, tls: Option<ringfront::tls::ServerSide>, piece: usize) -> Wire {
-        let now = Instant(5_000_000_000);
-        let settings =
-            Settings { listeners: vec![Listening { tls, advertised: "127.0.0.1:5070".into() }] };
-        Wire {
-            links: vec![None; plan.connections as usize],
-            backend: Registrar::new(Arc::new(settings), plan.connections, 7, now),
-            crowd: Crowd::new(plan, now),
-            now,
-            events: VecDeque::new(),
-            piece,
-            dead: false,
-        }
-    }
-
-    fn later(&mut self, event: Event) {
-        self.events.push_back((self.now + DELAY, event));
-    }
-
-    /// Runs until the crowd is done or `limit` has passed.
-    fn run(&mut self, limit: Duration) -> Tally {
-        let end = self.now + limit;
-        self.settle();
-        while self.now < end && !self.crowd.drained() {
-            let tick = self.crowd.deadline().min(self.backend.deadline());
-            let event = self.events.front().map_or(Instant::FAR, |(at, _)| *at);
-            self.now = self.now.max(tick.min(event)).min(end);
-            while self.events.front().is_some_and(|(at, _)| *at <= self.now) {
-                let (_, event) = self.events.pop_front().unwrap();
-                self.happen(event);
-            }
-            if self.crowd.deadline() <= self.now {
-                self.crowd.handle(self.now, Input::Tick);
-            }
-            if self.backend.deadline() <= self.now {
-                self.backend.handle(self.now, Input::Tick);
-            }
-            self.settle();
-        }
-        self.crowd.report(self.now, Tally::new())
-    }
-
-    fn happen(&mut self, event: Event) {
-        match event {
-            Event::ToBackend(conn, bytes) => {
-                if let Some((_, to)) = self.links[conn.slot as usize] {
-                    for piece in bytes.chunks(self.piece) {
-                        let bytes = &mut piece.to_vec();
-                        self.backend.handle(self.now, Input::Received { conn: to, bytes });
-                    }
-                }
-            }
-            Event::ToCrowd(conn, bytes) => {
-                if let Some((to, _)) = self.links[conn.slot as usize].filter(|link| link.1 == conn)
-                {
-                    for piece in bytes.chunks(self.piece) {
-                        let bytes = &mut piece.to_vec();
-                        self.crowd.handle(self.now, Input::Received { conn: to, bytes });
-                    }
-                }
-            }
-            Event::Dialled(conn) if self.dead => {
-                let cause = CloseCause::ConnectFailed;
-                self.crowd.handle(self.now, Input::Closed { conn, cause });
-            }
-            Event::Dialled(conn) => {
-                let peer = "127.0.0.1:4000".parse().unwrap();
-                let arrival = Arrival { slot: conn.slot, listener: 0, peer };
-                let accepted = self.backend.admit(self.now, arrival).unwrap();
-                self.links[conn.slot as usize] = Some((conn, accepted));
-                self.crowd.handle(self.now, Input::Connected { conn });
-            }
-            // The side that closes is told so, the other sees the end of the stream.
-            Event::CrowdClosed(conn) => {
-                if let Some((_, other)) = self.links[conn.slot as usize].take() {
-                    let cause = CloseCause::Reset;
-                    self.backend.handle(self.now, Input::Closed { conn: other, cause });
-                }
-                let cause = CloseCause::Asked;
-                self.crowd.handle(self.now, Input::Closed { conn, cause });
-            }
-            Event::BackendClosed(conn) => {
-                let link = self.links[conn.slot as usize].filter(|link| link.1 == conn);
-                if let Some((other, _)) = link {
-                    self.links[conn.slot as usize] = None;
-                    let cause = CloseCause::Asked;
-                    self.backend.handle(self.now, Input::Closed { conn, cause });
-                    self.crowd
-                        .handle(self.now, Input::Closed { conn: other, cause: CloseCause::Reset });
-                }
-            }
-        }
-    }
-
-    fn settle(&mut self) {
-        while let Some(output) = self.crowd.poll() {
-            match output {
-                Output::Transmit { conn, chunk } => {
-                    let bytes = chunk.bytes().to_vec();
-                    self.crowd.handle(self.now, Input::Sent { conn, chunk });
-                    self.later(Event::ToBackend(conn, bytes));
-                }
-                Output::Connect { conn, .. } => self.later(Event::Dialled(conn)),
-                Output::Close { conn, .. } => self.later(Event::CrowdClosed(conn)),
-                Output::Accept { .. } => {}
-            }
-        }
-        self.crowd.leaving(self.now);
-        while let Some(output) = self.backend.poll() {
-            match output {
-                Output::Transmit { conn, chunk } => {
-                    let bytes = chunk.bytes().to_vec();
-                    self.backend.handle(self.now, Input::Sent { conn, chunk });
-                    if !self.dead {
-                        self.later(Event::ToCrowd(conn, bytes));
-                    }
-                }
-                Output::Close { conn, .. } => self.later(Event::BackendClosed(conn)),
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    fn backend_counts(&mut self) -> Counts {
-        self.backend.report(self.now, Counts::default())
-    }
+fn join(plan: Plan, server: Option<ServerSide>, piece: usize) -> Wire<Crowd> {
+    let slots = plan.connections;
+    Wire::new(|now| Crowd::new(plan, now), slots, server, piece)
 }
 
 fn plan(scenario: Scenario, load: Load, tls: Option<ringfront::tls::ClientSide>) -> Plan {
@@ -203,8 +59,8 @@ fn every_scenario_runs_without_an_error_over_tcp_and_tls_in_pieces_of_any_size()
             plan.warm_up = Duration::from_millis(1);
             plan.duration = Duration::from_millis(if piece < 100 { 5 } else { 20 });
             let duration = plan.duration;
-            let mut wire = Wire::new(plan, server, piece);
-            let tally = wire.run(Duration::from_secs(5));
+            let mut wire = join(plan, server, piece);
+            let tally = run(&mut wire, Duration::from_secs(5));
             let what = format!("{} {secure} {piece}: {tally:?}", scenario.name());
             assert_eq!((tally.phase, tally.errors_total()), (Phase::Done, 0), "{what}");
             assert_eq!(tally.measured, duration, "{what}");
@@ -231,8 +87,8 @@ fn every_scenario_runs_without_an_error_over_tcp_and_tls_in_pieces_of_any_size()
 #[test]
 fn an_open_loop_keeps_its_rate_and_counts_from_the_intended_start() {
     let mut wire =
-        Wire::new(plan(Scenario::Options, Load::Open { per_second: 10_000.0 }, None), None, 4096);
-    let tally = wire.run(Duration::from_secs(5));
+        join(plan(Scenario::Options, Load::Open { per_second: 10_000.0 }, None), None, 4096);
+    let tally = run(&mut wire, Duration::from_secs(5));
     assert_eq!(tally.errors_total(), 0, "{tally:?}");
     // 100 ms at 10,000 a second.
     assert_eq!(tally.histogram(Measure::Operation).len(), 1000);
@@ -243,15 +99,15 @@ fn an_open_loop_keeps_its_rate_and_counts_from_the_intended_start() {
 #[test]
 fn a_stall_of_the_server_is_in_the_latency_of_all_who_came_meanwhile() {
     let mut wire =
-        Wire::new(plan(Scenario::Options, Load::Open { per_second: 10_000.0 }, None), None, 4096);
-    let mut tally = wire.run(Duration::from_millis(50));
+        join(plan(Scenario::Options, Load::Open { per_second: 10_000.0 }, None), None, 4096);
+    let mut tally = run(&mut wire, Duration::from_millis(50));
     // Nothing reaches anybody for 20 ms.
     let stall = Duration::from_millis(20);
     for (at, _) in &mut wire.events {
         *at = *at + stall;
     }
     wire.now = wire.now + stall;
-    tally.add_interval(&wire.run(Duration::from_secs(5)));
+    tally.add_interval(&run(&mut wire, Duration::from_secs(5)));
     let operations = tally.histogram(Measure::Operation);
     assert_eq!(operations.len(), 1000);
     let slow = operations.count_between(1_000_000, 25_000_000);
@@ -262,8 +118,8 @@ fn a_stall_of_the_server_is_in_the_latency_of_all_who_came_meanwhile() {
 fn a_churn_by_arrivals_dials_for_each() {
     let (server, client) = sides(true);
     let load = Load::Open { per_second: 500.0 };
-    let mut wire = Wire::new(plan(Scenario::Churn, load, Some(client)), Some(server), 4096);
-    let tally = wire.run(Duration::from_secs(5));
+    let mut wire = join(plan(Scenario::Churn, load, Some(client)), Some(server), 4096);
+    let tally = run(&mut wire, Duration::from_secs(5));
     assert_eq!(tally.errors_total(), 0, "{tally:?}");
     assert_eq!(tally.histogram(Measure::Operation).len(), 50);
     // The very first have no ticket yet.
@@ -276,8 +132,8 @@ fn handshakes_are_full_unless_resumption_is_asked_for() {
     for resume in [false, true] {
         let (server, client) = sides(resume);
         let load = Load::Closed { outstanding: 1 };
-        let mut wire = Wire::new(plan(Scenario::Handshake, load, Some(client)), Some(server), 4096);
-        let tally = wire.run(Duration::from_secs(5));
+        let mut wire = join(plan(Scenario::Handshake, load, Some(client)), Some(server), 4096);
+        let tally = run(&mut wire, Duration::from_secs(5));
         let [full, resumed] = tally.handshakes;
         assert_eq!(tally.errors_total(), 0, "{tally:?}");
         assert_eq!(resumed > 0, resume, "{full} full, {resumed} resumed");
@@ -289,10 +145,10 @@ fn handshakes_are_full_unless_resumption_is_asked_for() {
 fn a_server_that_falls_silent_costs_each_operation_a_timeout() {
     let mut plan = plan(Scenario::Options, CLOSED, None);
     plan.timeout = Duration::from_secs(1);
-    let mut wire = Wire::new(plan, None, 4096);
-    wire.run(Duration::from_millis(20));
+    let mut wire = join(plan, None, 4096);
+    run(&mut wire, Duration::from_millis(20));
     wire.dead = true;
-    let tally = wire.run(Duration::from_secs(10));
+    let tally = run(&mut wire, Duration::from_secs(10));
     assert_eq!(tally.phase, Phase::Done);
     // Three on each of five connections; those begun after the first timeouts belong to no phase of work.
     assert_eq!(tally.faults(Fault::Timeout), 15);
@@ -303,9 +159,9 @@ fn a_server_that_falls_silent_costs_each_operation_a_timeout() {
 fn a_server_that_is_not_there_is_dialled_again_with_pauses() {
     let mut plan = plan(Scenario::Options, CLOSED, None);
     plan.duration = Duration::from_secs(10);
-    let mut wire = Wire::new(plan, None, 4096);
+    let mut wire = join(plan, None, 4096);
     wire.dead = true;
-    let tally = wire.run(Duration::from_secs(60));
+    let tally = run(&mut wire, Duration::from_secs(60));
     assert_eq!(tally.phase, Phase::Done);
     let failed = tally.faults(Fault::ConnectFailed);
     // Each: at once, after 0.05, 0.25, 1.25, 3.25, 5.25, 7.25 and 9.25 s.
@@ -314,12 +170,12 @@ fn a_server_that_is_not_there_is_dialled_again_with_pauses() {
 
 #[test]
 fn a_connection_lost_under_way_fails_what_was_on_it_and_is_made_anew() {
-    let mut wire = Wire::new(plan(Scenario::Options, CLOSED, None), None, 4096);
-    wire.run(Duration::from_millis(20));
+    let mut wire = join(plan(Scenario::Options, CLOSED, None), None, 4096);
+    run(&mut wire, Duration::from_millis(20));
     let (conn, other) = wire.links[0].take().unwrap();
-    wire.crowd.handle(wire.now, Input::Closed { conn, cause: CloseCause::Reset });
+    wire.dialler.handle(wire.now, Input::Closed { conn, cause: CloseCause::Reset });
     wire.backend.handle(wire.now, Input::Closed { conn: other, cause: CloseCause::Reset });
-    let tally = wire.run(Duration::from_secs(5));
+    let tally = run(&mut wire, Duration::from_secs(5));
     assert_eq!(tally.faults(Fault::Reset), 3);
     assert_eq!(tally.errors_total(), 3);
     assert_eq!(tally.phase, Phase::Done);
@@ -329,8 +185,8 @@ fn a_connection_lost_under_way_fails_what_was_on_it_and_is_made_anew() {
 fn a_foreign_certificate_is_an_error_of_its_own() {
     let (server, _) = sides(false);
     let (_, client) = sides(false);
-    let mut wire = Wire::new(plan(Scenario::Options, CLOSED, Some(client)), Some(server), 4096);
-    let tally = wire.run(Duration::from_secs(5));
+    let mut wire = join(plan(Scenario::Options, CLOSED, Some(client)), Some(server), 4096);
+    let tally = run(&mut wire, Duration::from_secs(5));
     assert!(tally.faults(Fault::HandshakeFailed) >= 5, "{tally:?}");
     assert_eq!(tally.completed_ever, 0);
     assert_eq!(tally.errors_total(), tally.faults(Fault::HandshakeFailed));
@@ -347,8 +203,8 @@ fn a_refusal_is_an_error_and_is_counted_by_status() {
         tag: 1,
     };
     plan.script = Script::new(&theme).unwrap();
-    let mut wire = Wire::new(plan, None, 4096);
-    let tally = wire.run(Duration::from_secs(5));
+    let mut wire = join(plan, None, 4096);
+    let tally = run(&mut wire, Duration::from_secs(5));
     assert_eq!(tally.errors_total(), tally.faults(Fault::Status));
     assert!(tally.faults(Fault::Status) > 100);
     assert_eq!(tally.responses().map(|(status, _)| status).collect::<Vec<_>>(), [404]);
@@ -357,10 +213,10 @@ fn a_refusal_is_an_error_and_is_counted_by_status() {
 
 #[test]
 fn a_drain_ends_the_run_early_and_in_order() {
-    let mut wire = Wire::new(plan(Scenario::Call, CLOSED, None), None, 4096);
-    wire.run(Duration::from_millis(60));
-    wire.crowd.handle(wire.now, Input::Drain { deadline: Instant::FAR });
-    let tally = wire.run(Duration::from_millis(10));
+    let mut wire = join(plan(Scenario::Call, CLOSED, None), None, 4096);
+    run(&mut wire, Duration::from_millis(60));
+    wire.dialler.handle(wire.now, Input::Drain { deadline: Instant::FAR });
+    let tally = run(&mut wire, Duration::from_millis(10));
     assert_eq!((tally.phase, tally.errors_total()), (Phase::Done, 0));
     assert!(tally.measured.is_zero(), "all of it was in the report before");
 }
