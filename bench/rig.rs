@@ -132,13 +132,16 @@ fn report<M: Machine<Report = u64>>(worker: &WorkerHandle<M>) -> WorkerReport<u6
     answered.recv().expect("the worker answers")
 }
 
-/// Processor time of the thread with this name, by the scheduler's own account.
+/// Processor time of the thread with this name, user and system, by its /proc stat file (proc(5),
+/// in ticks of 10 ms, scaled to what the scheduler has really given it).
 fn cpu_seconds(name: &str) -> f64 {
     for task in std::fs::read_dir("/proc/self/task").expect("procfs").flatten() {
         let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
         if read("comm").trim() == name {
-            let nanos = read("schedstat").split(' ').next().and_then(|word| word.parse().ok());
-            return nanos.unwrap_or(0.0) / 1e9;
+            let stat = read("stat");
+            let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+            let ticks = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
+            return ticks.sum::<f64>() / 100.0;
         }
     }
     panic!("no thread {name}");
@@ -176,6 +179,16 @@ impl Outbox {
         let chunk = self.full.pop_front().or_else(|| self.filling.take())?;
         self.out = true;
         Some(chunk)
+    }
+
+    /// A chunk that the caller has filled itself is out; none was.
+    pub fn take_out(&mut self) {
+        assert!(!self.out);
+        self.out = true;
+    }
+
+    pub fn is_out(&self) -> bool {
+        self.out
     }
 
     /// The chunk that was out is home.
