@@ -60,6 +60,17 @@ impl Log {
     }
 }
 
+/// Has panics told in the log, their texts escaped: they may quote what a peer has sent.
+pub fn tell_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap_or("a panic without a text");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        tracing::error!(thread, place, "panic: {}", Escaped(text.as_bytes()));
+    }));
+}
+
 fn subscribe<W>(settings: &LogSettings, writer: W)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,

@@ -39,6 +39,7 @@ pub fn run(settled: Settled, user: u32, reload: Reload) -> Result<Lost, StartUpF
     tokio_uring::start(async {
         let Settled { snapshot, control, notes, .. } = settled;
         let log = Log::start(&control.log).await?;
+        log::tell_panics();
         for note in &notes {
             tracing::warn!("{}", note.line());
         }

@@ -22,7 +22,7 @@ use super::export;
 use super::files::{self, Appender};
 use super::fleet::{EVENTS_WAITING_MAX, Events, Who};
 use super::host::HostWatch;
-use super::log::Log;
+use super::log::{Escaped, Log};
 use super::problem::Problem;
 use super::reload::{self, Reload};
 use super::start::Running;
@@ -342,7 +342,7 @@ impl Supervisor {
             WorkerEvent::Panicked { message, leaked_bytes } => {
                 tracing::error!(
                     worker,
-                    message,
+                    message = %Escaped(message.as_bytes()),
                     leaked_bytes,
                     "a worker panicked and its connections are closed; this is a bug, please report it"
                 );
@@ -524,6 +524,10 @@ impl Supervisor {
 
     /// Reads the configuration again and gives it to all workers; the new generation, or everything that is wrong.
     async fn reload(&mut self) -> Result<u64, Vec<String>> {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(_) => notify(&[NotifyState::Reloading]),
+        }
         self.log.reopen().await;
         if let Some(log) = &mut self.latency_log {
             log.reopen().await;
@@ -540,6 +544,7 @@ impl Supervisor {
                 }
             }
         }
+        notify(&[NotifyState::Ready]);
         outcome
     }
 
@@ -640,5 +645,100 @@ impl LatencyLog {
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "the service manager cannot be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::admin::Questions;
+    use super::super::fleet::Events;
+    use super::super::{reload::Reload, start};
+    use super::*;
+    use crate::config::{self, HostFacts, Settled};
+
+    /// The embedded default on ports that the kernel chooses.
+    fn settled(directory: &Path) -> Settled {
+        let host = HostFacts {
+            cores: vec![crate::sys::affinity::cores()[0]],
+            descriptors: 20_000,
+            user: 0,
+            unix_time: 1_800_000_000,
+            ipv6_loopback: false,
+        };
+        let mut settled = config::load(None, &host).unwrap();
+        settled.snapshot.limits.connections_per_core = 64;
+        for listener in &mut settled.snapshot.listeners {
+            listener.bind.set_port(0);
+        }
+        let control = &mut settled.control;
+        control.metrics_listen = None;
+        control.state_dir = directory.join("state");
+        control.secret_file = directory.join("state/secret");
+        control.admin =
+            crate::config::snapshot::AdminListen::Unix(directory.join("state/admin.sock"));
+        settled
+    }
+
+    /// Starts everything real, lets `act` speak to the supervisor, and returns how the process ended.
+    fn run(act: impl AsyncFnOnce(Events, Questions) + 'static) -> Lost {
+        let directory = tempfile::tempdir().unwrap();
+        let Settled { snapshot, control, .. } = settled(directory.path());
+        tokio_uring::start(async {
+            let log = Log::start(&control.log).await.unwrap();
+            let (events_to, events) = events();
+            let (questions_to, questions) = start::questions();
+            let running =
+                start::start(snapshot, &control, 0, &events_to, &questions_to).await.unwrap();
+            let reload: Reload = Box::new(|| Err(vec!["no file".to_owned()]));
+            let supervisor = Supervisor::new(running, control, reload, log, events, questions);
+            let supervisor = supervisor.await.unwrap();
+            let acting = tokio_uring::spawn(act(events_to, questions_to));
+            let ended = tokio::time::timeout(Duration::from_secs(60), supervisor.run()).await;
+            acting.await.expect("what was said to the supervisor");
+            ended.expect("the process ends")
+        })
+    }
+
+    async fn ask(to: &Questions, question: Question) -> serde_json::Value {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        to.send(Asked { question, answer }).await.unwrap();
+        match answered.await.unwrap() {
+            Answer::Json(_, value) => value,
+            Answer::Problem(problem) => problem.document(),
+            Answer::Text(_, text) => text.into(),
+        }
+    }
+
+    #[test]
+    fn a_panic_of_a_worker_is_counted_and_the_loss_of_one_ends_the_process() {
+        let lost = run(async |events, questions| {
+            let message = "index\x1b[2J".to_owned();
+            let panicked = WorkerEvent::Panicked { message, leaked_bytes: 64 };
+            events.send((Who::Worker(0), panicked)).await.unwrap();
+            let workers = ask(&questions, Question::Workers).await;
+            assert_eq!(workers["workers"][0]["panics"], 1);
+            let status = ask(&questions, Question::Status).await;
+            assert_eq!(
+                (&status["worker_panics"], &status["state"]),
+                (&json!(1), &json!("running"))
+            );
+            let reason = "3 panics within a minute".to_owned();
+            events.send((Who::Worker(0), WorkerEvent::GaveUp { reason })).await.unwrap();
+        });
+        assert_eq!(lost.as_deref(), Some("worker 0 cannot go on: 3 panics within a minute"));
+    }
+
+    #[test]
+    fn a_drain_by_the_admin_interface_ends_the_process_in_peace() {
+        let lost = run(async |_events, questions| {
+            assert_eq!(ask(&questions, Question::Health).await["healthy"], true);
+            let refused = ask(&questions, Question::Reload).await;
+            assert_eq!(refused["faults"], json!(["no file"]));
+            assert_eq!(refused["status"], 422);
+            assert_eq!(ask(&questions, Question::Drain).await["state"], "draining");
+        });
+        assert_eq!(lost, None);
     }
 }
