@@ -312,15 +312,15 @@ impl Supervisor {
         if let Some(path) = &self.running.admin_socket {
             let _ = std::fs::remove_file(path);
         }
-        for worker in self.running.workers {
-            if worker.is_finished() {
-                worker.join();
-            } else {
-                tracing::warn!(worker = worker.name, "still busy; the process ends without it");
+        // Who has said that it ends does so; for one that hangs nobody waits.
+        for (worker, totals) in self.running.workers.into_iter().zip(&self.totals.workers) {
+            match totals.state {
+                WorkerState::Ended => worker.join(),
+                _ => tracing::warn!(worker = worker.name, "it hangs; the process ends without it"),
             }
         }
         if let Some(backend) = self.running.backend
-            && backend.is_finished()
+            && self.backend_ended
         {
             backend.join();
         }
