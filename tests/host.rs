@@ -5,11 +5,13 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use ringfront::host::catalogue::{Catalogue, Class, Profile};
+use ringfront::host::checks::{Examination, Finding, Severity, examine};
+use ringfront::host::facts::{CertificateFact, Facts, RingFacts};
 use ringfront::host::guard::{Filter, Plan, native};
 use ringfront::host::persist::sysctl_text;
 use ringfront::host::plan::{Row, Selection, State};
 use ringfront::host::recorded::Recorded;
-use ringfront::host::sizing::Inputs;
+use ringfront::host::sizing::{Inputs, Sizing};
 use ringfront::host::tune::{Done, Outcome, Permissions, Tune, Verdict, drift, instance};
 
 const FOLDER: &str = "/run/ringfront-tune";
@@ -301,6 +303,131 @@ fn a_journal_cannot_name_what_the_catalogue_does_not() {
         Tune { host: host.host(), inputs: &inputs, folder: FOLDER }.revert(&[], ALL).unwrap();
     assert_eq!(done[0].outcome, Outcome::Left);
     assert!(!host.mutated().iter().any(|at| at.starts_with("file:")));
+}
+
+fn findings(host: &Recorded, now: i64) -> Vec<Finding> {
+    let inputs = inputs();
+    let facts = Facts::read(host, &inputs.ports, None, now);
+    let tune = Tune { host: host.host(), inputs: &inputs, folder: FOLDER };
+    let (sizing, rows) = tune.plan(&selection(Profile::Throughput));
+    let ring = RingFacts { refused: None, abilities: Vec::new() };
+    examine(&Examination {
+        facts: &facts,
+        ring: &ring,
+        sizing: &sizing,
+        rows: &rows,
+        configured: false,
+    })
+}
+
+#[track_caller]
+fn finds(findings: &[Finding], id: &str, severity: Severity, word: &str) {
+    let found = findings.iter().find(|one| one.id == id);
+    let found = found.unwrap_or_else(|| panic!("no finding {id} in {findings:#?}"));
+    assert_eq!(found.severity, severity, "{found:?}");
+    assert!(found.what.contains(word), "{found:?}");
+    assert_eq!(found.why.is_none(), severity == Severity::Ok, "{found:?}");
+}
+
+#[test]
+fn doctor_judges_each_recorded_host_and_writes_nothing() {
+    for name in HOSTS {
+        let host = recorded(name);
+        let all = findings(&host, 1_800_000_000);
+        assert!(host.mutated().is_empty(), "{name}");
+        assert!(all.is_sorted_by_key(|one| one.severity), "{name}");
+        for one in all.iter().filter(|one| one.severity != Severity::Ok) {
+            assert!(one.why.as_ref().is_some_and(|why| why.len() > 20), "{name}: {one:?}");
+        }
+    }
+    let metal = findings(&recorded("bare-metal-two-sockets"), 0);
+    finds(&metal, "cpu.numa", Severity::Note, "2 memory nodes");
+    finds(&metal, "cpu.smt", Severity::Note, "two threads");
+    finds(
+        &metal,
+        "tcp.listen_queue",
+        Severity::Should,
+        "3 connections overflowed a listen queue, 7 were",
+    );
+    finds(&metal, "nic.channels", Severity::Note, "is `2`, wanted `3`");
+    finds(&metal, "nic.rss_fields", Severity::Should, "is `sd`, wanted `sdfn`");
+    finds(&metal, "mem.thp", Severity::Should, "is `always`, wanted `madvise`");
+    finds(&metal, "udp.guard", Severity::Should, "is `absent`");
+    finds(&metal, "clock.source", Severity::Ok, "tsc");
+    let vm = findings(&recorded("vm"), 0);
+    finds(&vm, "host.virtual", Severity::Note, "virtual machine");
+    finds(&vm, "irq.affinity", Severity::Note, "conflict: irqbalance");
+    finds(&vm, "capacity.memory", Severity::Should, "GiB of 3.9 GiB");
+    let container = findings(&recorded("container"), 0);
+    finds(&container, "limits.io_uring", Severity::Must, "is `2`");
+    finds(&container, "udp.guard", Severity::Should, "nft is not installed");
+}
+
+#[test]
+fn doctor_sees_datagram_sockets_helpers_and_a_full_table() {
+    let text = std::fs::read_to_string("tests/data/host/vm.tree").unwrap();
+    // 13C4 is port 5060; the second socket is no SIP port.
+    let more = "/proc/net/udp <<\n  sl  local_address rem_address\n   1: 00000000:13C4 00000000:0000 07\n   2: 00000000:0035 00000000:0000 07\n>>\n\
+                /proc/modules <<\nnf_conntrack_sip 45056 0 - Live 0x0\nnf_conntrack 1 1 - Live 0x0\n>>\n\
+                /proc/sys/net/netfilter/nf_conntrack_count = 250000\n\
+                /sys/devices/system/clocksource/clocksource0/current_clocksource = hpet\n";
+    let all = findings(&Recorded::parse(&(text + more)).unwrap(), 0);
+    finds(&all, "udp.sockets", Severity::Should, "udp port 5060");
+    finds(&all, "conntrack.sip_helper", Severity::Should, "nf_conntrack_sip");
+    finds(&all, "conntrack.table", Severity::Must, "250000 of 262144");
+    finds(&all, "clock.source", Severity::Should, "hpet");
+}
+
+#[test]
+fn doctor_judges_certificates_by_the_day() {
+    let host = recorded("vm");
+    let day = 86_400;
+    let certificate = |not_before, not_after| CertificateFact {
+        file: "chain.pem".into(),
+        subject: "CN=sip.example.com".into(),
+        not_before,
+        not_after,
+    };
+    let judge = |not_before, not_after| {
+        let mut facts = Facts::read(&host, &inputs().ports, None, 1_000 * day);
+        facts.certificates = vec![certificate(not_before, not_after)];
+        let ring = RingFacts::default();
+        let sizing = Sizing::of(&inputs(), &host, &host);
+        let all = examine(&Examination {
+            facts: &facts,
+            ring: &ring,
+            sizing: &sizing,
+            rows: &[],
+            configured: true,
+        });
+        let found = all.into_iter().find(|one| one.id == "tls.certificate").unwrap();
+        (found.severity, found.what)
+    };
+    let (severity, what) = judge(0, 995 * day);
+    assert_eq!((severity, what.contains("expired 5 days ago")), (Severity::Must, true), "{what}");
+    assert_eq!(judge(1_001 * day, 2_000 * day).0, Severity::Must);
+    assert_eq!(judge(0, 1_010 * day).0, Severity::Should);
+    assert_eq!(judge(0, 1_090 * day).0, Severity::Ok);
+}
+
+#[test]
+fn doctor_is_done_in_a_fifth_of_a_second() {
+    let times = (0..5).map(|_| {
+        #[expect(clippy::disallowed_methods, reason = "what is measured is time")]
+        let start = std::time::Instant::now();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_ringfront"))
+            .args(["doctor", "--json"])
+            .output()
+            .unwrap();
+        let took = start.elapsed();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let must = report["summary"]["must"].as_u64().unwrap();
+        assert_eq!(output.status.code(), Some(i32::from(must > 0)));
+        took
+    });
+    // The best of five: other tests run beside this one.
+    let best = times.min().unwrap();
+    assert!(best < std::time::Duration::from_millis(200), "{best:?}");
 }
 
 /// Files that are made from the catalogue and the engine, and kept so.

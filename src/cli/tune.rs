@@ -174,7 +174,14 @@ pub(super) fn inputs(
     assume: &[(String, f64)],
 ) -> Result<(Inputs, Option<config::Settled>), miette::Report> {
     let settled = match config {
-        Some(path) => Some(config::load(Some(path), &super::facts::host()?)?),
+        Some(path) => {
+            let mut facts = super::facts::host()?;
+            // Root tunes for the service: its key files are the service user's, and rightly so.
+            if facts.user == 0 {
+                facts.user = service_user().unwrap_or(0);
+            }
+            Some(config::load(Some(path), &facts)?)
+        }
         None => None,
     };
     let mut inputs = settled
@@ -192,6 +199,13 @@ pub(super) fn inputs(
     inputs.interfaces = interfaces.to_vec();
     inputs.assume = assume.iter().cloned().collect();
     Ok((inputs, settled))
+}
+
+/// The user id of `ringfront` in passwd(5), as tuning/systemd/ringfront.service has it.
+fn service_user() -> Option<u32> {
+    let users = LiveRoot.read("/etc/passwd").ok()?;
+    let line = users.lines().find_map(|line| line.strip_prefix("ringfront:"))?;
+    line.split(':').nth(1)?.parse().ok()
 }
 
 pub(super) const LIVE: Host<'static> =
