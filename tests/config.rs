@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use ringfront::config::fault::Finding;
@@ -124,7 +125,14 @@ fn the_default_file_settles_to_the_embedded_default() {
     assert!(embedded.snapshot.listeners.iter().all(|listener| listener.identities.is_empty()));
     assert_eq!(
         embedded.snapshot.limits,
-        Limits { connections_per_core: 64_256, ..Limits::default() }
+        Limits {
+            connections_per_core: 64_256,
+            connections_per_prefix: 20_000,
+            requests_per_prefix: Rate { count: 200_000, per: Duration::from_secs(1) },
+            handshakes_per_prefix: 512,
+            handshake_rate_per_prefix: Rate { count: 20_000, per: Duration::from_secs(1) },
+            ..Limits::default()
+        }
     );
     let control = &embedded.control;
     assert_eq!(control.state_dir, Path::new("ringfront-state"));
@@ -137,7 +145,8 @@ fn the_default_file_settles_to_the_embedded_default() {
     assert_eq!((backend.address, backend.transport), (config::EMBEDDED_BACKEND, Transport::Tcp));
 }
 
-/// What the default file says of a key is what happens when the key is left out.
+/// What the default file says of a key is what happens when the key is left out; of four limits it says that in
+/// brackets, since everybody on loopback shares one prefix.
 #[test]
 fn a_key_that_is_left_out_has_the_value_of_the_default_file() {
     let written = config::load(None, &host()).expect("the embedded default");
@@ -167,7 +176,19 @@ fn a_key_that_is_left_out_has_the_value_of_the_default_file() {
         from_zone = 'edge'
         pool = 'embedded'
     ";
-    let short = load_text(short).expect("good");
+    let mut short = load_text(short).expect("good");
+    let left_out = Limits { connections_per_core: 64_256, ..Limits::default() };
+    assert_eq!(short.snapshot.limits, left_out);
+    short.snapshot.limits = written.snapshot.limits.clone();
+    for (key, absent) in [
+        ("connections_per_prefix", "[256]"),
+        ("requests_per_prefix", "[\"200/s\"]"),
+        ("handshakes_per_prefix", "[64]"),
+        ("handshake_rate_per_prefix", "[\"2000/s\"]"),
+    ] {
+        let line = DEFAULT.lines().find(|line| line.starts_with(&format!("{key} = ")));
+        assert!(line.is_some_and(|line| line.ends_with(absent)), "{key}");
+    }
     let page = |settled: &Settled| {
         let mut control = settled.control.clone();
         // It is optional: the embedded default asks for it.
@@ -196,7 +217,7 @@ const OTHER_LIMITS: [(&str, &str); 27] = [
     ("connections_per_prefix", "17"),
     ("requests_per_prefix", "\"off\""),
     ("handshake_deadline", "\"7s\""),
-    ("handshakes_per_core", "100"),
+    ("handshakes_per_core", "1000"),
     ("handshakes_per_prefix", "9"),
     ("handshake_share", "0.250"),
     ("handshake_rate_per_prefix", "\"30/m\""),
@@ -261,7 +282,8 @@ fn every_limit_reaches_the_snapshot_and_nothing_else_changes() {
 
 #[test]
 fn off_is_what_no_source_reaches() {
-    let text = DEFAULT.replace("requests_per_prefix = \"200/s\"", "requests_per_prefix = \"off\"");
+    let text =
+        DEFAULT.replace("requests_per_prefix = \"200000/s\"", "requests_per_prefix = \"off\"");
     let settled = load_text(&text).expect("good");
     assert_eq!(settled.snapshot.limits.requests_per_prefix, Rate::UNLIMITED);
 }
