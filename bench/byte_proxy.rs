@@ -71,15 +71,15 @@ impl ByteProxy {
             None => plain.extend_from_slice(bytes),
             Some(session) => {
                 let mut reply = Vec::new();
-                let carried = !stream.cipher.is_empty();
-                stream.cipher.extend_from_slice(if carried { bytes } else { &[] });
-                let given = if carried { &mut stream.cipher[..] } else { bytes };
-                let opened = session.open(now, given, &mut plain, &mut reply);
-                let consumed = opened.map_or(given.len(), |opened| opened.consumed);
-                if carried {
-                    stream.cipher.drain(..consumed);
-                } else {
+                if stream.cipher.is_empty() {
+                    let opened = session.open(now, bytes, &mut plain, &mut reply);
+                    let consumed = opened.map_or(bytes.len(), |opened| opened.consumed);
                     stream.cipher.extend_from_slice(&bytes[consumed..]);
+                } else {
+                    stream.cipher.extend_from_slice(bytes);
+                    let opened = session.open(now, &mut stream.cipher, &mut plain, &mut reply);
+                    let consumed = opened.map_or(stream.cipher.len(), |opened| opened.consumed);
+                    stream.cipher.drain(..consumed);
                 }
                 stream.outbox.push(&mut self.pool, &reply);
                 self.dirty.push(conn);
