@@ -553,3 +553,115 @@ fn rest_buffer(spare: &mut Vec<Vec<u8>>, buffer: &mut Vec<u8>) {
         spare.push(taken);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::machine::Output;
+
+    fn arrival(slot: u32) -> Arrival {
+        Arrival { slot, listener: 3, peer: "127.0.0.1:4000".parse().unwrap() }
+    }
+
+    fn transmitted(streams: &mut Streams) -> (ConnId, Chunk) {
+        match streams.poll() {
+            Some(Output::Transmit { conn, chunk }) => (conn, chunk),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn say(streams: &mut Streams, conn: ConnId, text: &[u8]) -> bool {
+        streams.send(conn, [text].into_iter())
+    }
+
+    #[test]
+    fn one_chunk_is_out_at_a_time_and_what_comes_meanwhile_goes_with_the_next() {
+        let mut streams = Streams::new(2, 0, 1 << 20);
+        let conn = streams.accept(arrival(0), None).unwrap();
+        assert_eq!(streams.get(conn).unwrap().owner, 3);
+        assert!(say(&mut streams, conn, b"one") && say(&mut streams, conn, b"two"));
+        let (_, chunk) = transmitted(&mut streams);
+        assert_eq!(chunk.bytes(), b"onetwo");
+        assert!(say(&mut streams, conn, b"three"));
+        assert!(streams.poll().is_none());
+        streams.sent(conn, chunk);
+        assert_eq!(transmitted(&mut streams).1.bytes(), b"three");
+    }
+
+    #[test]
+    fn an_orderly_close_comes_after_everything_that_was_queued() {
+        let mut streams = Streams::new(2, 0, 1 << 20);
+        let conn = streams.accept(arrival(0), None).unwrap();
+        let long = vec![b'x'; LARGE_BYTES + 10];
+        assert!(say(&mut streams, conn, &long));
+        let (_, first) = transmitted(&mut streams);
+        streams.close(conn, false);
+        assert!(!say(&mut streams, conn, b"too late"));
+        assert!(streams.poll().is_none());
+        let taken = first.len();
+        streams.sent(conn, first);
+        let (_, second) = transmitted(&mut streams);
+        assert_eq!(taken + second.len(), long.len());
+        streams.sent(conn, second);
+        assert!(matches!(streams.poll(), Some(Output::Close { abort: false, .. })));
+        assert!(streams.poll().is_none());
+        assert!(streams.closed(conn).is_some() && streams.closed(conn).is_none());
+    }
+
+    #[test]
+    fn a_reset_forgets_what_was_queued() {
+        let mut streams = Streams::new(2, 0, 1 << 20);
+        let conn = streams.accept(arrival(0), None).unwrap();
+        assert!(say(&mut streams, conn, b"never sent"));
+        streams.close(conn, true);
+        streams.close(conn, true);
+        assert!(matches!(streams.poll(), Some(Output::Close { abort: true, .. })));
+        assert!(streams.poll().is_none());
+    }
+
+    #[test]
+    fn an_empty_pool_makes_streams_wait_for_a_chunk_to_come_home() {
+        let mut streams = Streams::new(2, 0, SMALL_BYTES);
+        let one = streams.accept(arrival(0), None).unwrap();
+        let two = streams.accept(arrival(1), None).unwrap();
+        assert!(say(&mut streams, one, b"one") && say(&mut streams, two, b"two"));
+        let (conn, chunk) = transmitted(&mut streams);
+        assert_eq!(conn, one);
+        assert!(streams.poll().is_none());
+        streams.sent(one, chunk);
+        let (conn, chunk) = transmitted(&mut streams);
+        assert_eq!((conn, chunk.bytes()), (two, &b"two"[..]));
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_is_not_written_to_for_ever() {
+        let mut streams = Streams::new(1, 0, 1 << 20);
+        let conn = streams.accept(arrival(0), None).unwrap();
+        let text = vec![b'x'; 100_000];
+        let taken = (0..100).take_while(|_| say(&mut streams, conn, &text)).count();
+        assert_eq!(taken, OUTBOX_BYTES_MAX / 100_000 + 1);
+    }
+
+    #[test]
+    fn a_message_in_halves_is_one_message() {
+        let text = b"OPTIONS sip:a@b SIP/2.0\r\nContent-Length: 3\r\n\r\nabc\r\n\r\nrest";
+        let mut streams = Streams::new(1, 0, 1 << 20);
+        let conn = streams.accept(arrival(0), None).unwrap();
+        let limits = FrameLimits::default();
+        for cut in 1..text.len() - 4 {
+            let (mut messages, mut pings) = (0, 0);
+            for half in [&text[..cut], &text[cut..text.len() - 4]] {
+                let bytes = &mut half.to_vec();
+                let mut received = streams.receive(Instant(0), conn, bytes).unwrap().unwrap();
+                while let Some(unit) = received.next(&limits) {
+                    match unit.unwrap() {
+                        Unit::Message(message) => messages += usize::from(message.body() == b"abc"),
+                        Unit::Ping => pings += 1,
+                    }
+                }
+                streams.keep(conn, received);
+            }
+            assert_eq!((messages, pings), (1, 1), "cut at {cut}");
+        }
+    }
+}
