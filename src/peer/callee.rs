@@ -254,7 +254,7 @@ impl Callee {
         let contact = contact(place, request);
         let mut extra: SmallVec<[(&str, &[u8]); 8]> = request
             .rows(Name::RecordRoute)
-            .map(|(_, header)| ("Record-Route", request.text(header.value)))
+            .map(|(_, header)| ("Record-Route", request.value(header)))
             .collect();
         extra.push(("Contact", contact.as_bytes()));
         extra.push(("Allow", ALLOW));
@@ -351,7 +351,7 @@ impl Callee {
             part(out, &[b"Route: ", route.bytes, b"\r\n"]);
         }
         for (header, other, own) in [("From", Name::To, true), ("To", Name::From, false)] {
-            let value = invite.first(other).map_or(&b""[..], |header| invite.text(header.value));
+            let value = invite.first(other).map_or(&b""[..], |header| invite.value(header));
             let tagged = invite.to_tag().ok().flatten().is_some();
             part(out, &[header.as_bytes(), b": ", value]);
             if own && !tagged {
@@ -453,7 +453,7 @@ pub fn unsupported(request: &Message<'_>, name: Name, known: &[&str]) -> Vec<u8>
 }
 
 fn is_sdp(request: &Message<'_>) -> bool {
-    let value = request.first(Name::ContentType).map(|header| request.text(header.value));
+    let value = request.first(Name::ContentType).map(|header| request.value(header));
     let kind = value.and_then(|value| value.split(|byte| *byte == b';').next());
     kind.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(b"application/sdp"))
 }

@@ -317,7 +317,7 @@ impl Registrar {
     ) -> Result<bool, u16> {
         let call_id = request.call_id().map_err(|_| 400_u16)?;
         let cseq = request.cseq().map_err(|_| 400_u16)?.number;
-        let header = request.first(Name::Expires).map(|header| request.text(header.value));
+        let header = request.first(Name::Expires).map(|header| request.value(header));
         let values: SmallVec<[&[u8]; 4]> = request
             .values(Name::Contact)
             .map(|value| value.bytes)

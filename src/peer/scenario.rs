@@ -231,7 +231,7 @@ impl Script {
         }
         for name in [Name::From, Name::To, Name::CallId] {
             if let Some(header) = response.first(name) {
-                out.extend_from_slice(response.text(header.line));
+                out.extend_from_slice(response.text(header.line()));
             }
         }
         let number = if method == "BYE" { "2" } else { "1" };

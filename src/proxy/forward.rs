@@ -62,7 +62,7 @@ pub fn request<'m>(
 fn hops(message: &Message<'_>, patch: &mut Patch<'_>) {
     let hops = message.max_forwards().ok().flatten();
     patch.set_max_forwards(hops.map_or(MAX_FORWARDS, |hops| hops.saturating_sub(1)));
-    let breadth = message.first(Name::MaxBreadth).map(|header| message.text(header.value));
+    let breadth = message.first(Name::MaxBreadth).map(|header| message.value(header));
     let breadth = breadth.and_then(crate::sip::text::decimal);
     let fits = breadth.is_some_and(|breadth| breadth <= u64::from(MAX_BREADTH));
     if !fits || message.count(Name::MaxBreadth) > 1 {
@@ -112,7 +112,7 @@ fn remove_last_route(message: &Message<'_>, own: usize, patch: &mut Patch<'_>) {
     let mut values = message.values(Name::Route).skip(total - 2);
     if let (Some(kept), Some(last)) = (values.next(), values.next()) {
         if last.first_in_row {
-            patch.delete(message.headers()[last.header].line);
+            patch.delete(message.headers()[last.header].line());
         } else {
             patch.delete(Range32::new(kept.span.end, last.span.end));
         }

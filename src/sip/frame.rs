@@ -1,15 +1,20 @@
-//! Frames SIP messages out of a byte stream (RFC 3261 7.5, 18.3) and indexes their headers in the same pass, so that
-//! framer and parser cannot disagree. Owns nothing: the caller keeps the bytes. Never guesses: a stream whose next
-//! message cannot be found for certain is lost.
+//! Frames SIP messages out of a byte stream (RFC 3261 7.5, 18.3). Owns nothing: the caller keeps the bytes. Never
+//! guesses: a stream whose next message cannot be found for certain is lost.
+//!
+//! Two readers. `scan` finds the head's end and indexes its headers in one pass; it is all that a message at hand in
+//! whole costs. Where it meets anything out of the ordinary, or no head end, `search` goes byte by byte from where it
+//! stopped last time: it alone says which bytes are faults, and its verdict depends on the bytes before the fault only,
+//! so it is the same however the stream was cut.
+//!
 //! Invariant: `line_start <= searched <= bytes.len()` for the bytes that the state was made with and all later ones.
 
-use memchr::memchr;
-use smallvec::SmallVec;
+use memchr::memchr_iter;
 
 use super::error::{Fault, FaultKind};
-use super::message::{Header, Index, Message, StartLine};
-use super::name::{Method, Name};
-use super::text::{self, Range32, decimal};
+use super::message::{Header, Index, Message};
+use super::name::Name;
+use super::scan::{Head, scan};
+use crate::base::limits::HEAD_BYTES_CEILING;
 
 /// Bounds on one message (contract `[limits]`), in bytes and counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,7 @@ pub struct FrameLimits {
     pub vias: u32,
     pub routes: u32,
     pub contacts: u32,
+    /// In one header line.
     pub parameters: u32,
     pub body: u32,
 }
@@ -50,16 +56,16 @@ impl Default for FrameLimits {
 /// How far the bytes at hand have been searched, so that a message that comes byte by byte costs linear time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FrameState {
-    /// Bytes known to hold no head end and no fault.
+    /// Bytes that `search` has passed.
     searched: u32,
-    /// Where the header line under way begins.
+    /// Where the line under way begins; folds belong to their line.
     line_start: u32,
     /// Length of the whole message once its head is complete; 0 before.
     needed: u32,
 }
 
 impl FrameState {
-    /// For the next message; `frame` does it whenever it yields something that is taken.
+    /// For the next message; `frame` does it whenever it yields something to take.
     pub fn reset(&mut self) {
         *self = FrameState::default();
     }
@@ -67,6 +73,10 @@ impl FrameState {
 
 /// What stands at the front of the bytes at hand.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a message lives on the stack of one call; boxing it would allocate"
+)]
 pub enum Framed<'a> {
     /// Nothing whole yet. A lone CRLF is half a ping or a pong: see `is_pong`.
     Partial,
@@ -84,32 +94,33 @@ pub fn is_pong(bytes: &[u8]) -> bool {
     bytes == b"\r\n"
 }
 
-/// Takes what stands at the front of `bytes`. Call again with the same front and more bytes after `Partial`; with the
-/// same `state`. A fault ends the stream: `salvage` may still find the request to answer.
+/// Takes what stands at the front of `bytes`. After `Partial`, call again with the same front and more bytes and the
+/// same `state`. A fault ends the stream; `salvage` may still find the request to answer.
 pub fn frame<'a>(
     bytes: &'a [u8],
     state: &mut FrameState,
     limits: &FrameLimits,
 ) -> Result<Framed<'a>, Fault> {
+    if state.needed as usize > bytes.len() {
+        return Ok(Framed::Partial);
+    }
     if state.searched == 0
         && let Some(framed) = before_message(bytes)?
     {
         return Ok(framed);
     }
-    if (bytes.len() as u64) < u64::from(state.needed) {
-        return Ok(Framed::Partial);
+    let mut head = Head::new();
+    if state.searched > 0 || !scan(bytes, false, limits, &mut head) {
+        let Some(head_len) = search(bytes, state, limits)? else { return Ok(Framed::Partial) };
+        searched_head(&bytes[..head_len as usize], limits, &mut head)?;
     }
-    let Some(head_len) = head_end(bytes, limits)? else { return Ok(Framed::Partial) };
-    let head = index(bytes, head_len, limits)?;
-    let whole = head_len + head.body;
-    if bytes.len() < whole as usize {
-        state.searched = head_len;
-        state.needed = whole;
+    let len = head.len.saturating_add(head.body?);
+    if len as usize > bytes.len() {
+        *state = FrameState { searched: head.len, line_start: 0, needed: len };
         return Ok(Framed::Partial);
     }
     state.reset();
-    let bytes = &bytes[..whole as usize];
-    Ok(Framed::Message(Message::new(bytes, head_len, head.start, head.index, head.excess)))
+    Ok(Framed::Message(Message::new(&bytes[..len as usize], head, limits)))
 }
 
 fn before_message(bytes: &[u8]) -> Result<Option<Framed<'_>>, Fault> {
@@ -118,168 +129,127 @@ fn before_message(bytes: &[u8]) -> Result<Option<Framed<'_>>, Fault> {
         [b'\r', b'\n', b'\r', b'\n', ..] => Some(Framed::Ping),
         [b'\r', b'\n', b'\r', ..] => return Err(Fault::new(FaultKind::BareCarriageReturn, 2)),
         [b'\r', b'\n', ..] => Some(Framed::Blank { len: 2 }),
+        [b'\r', ..] => return Err(Fault::new(FaultKind::BareCarriageReturn, 0)),
         _ => None,
     })
 }
 
-/// Bytes up to and with the empty line; faults of single bytes and of lengths on the way.
-fn head_end(bytes: &[u8], limits: &FrameLimits) -> Result<Option<u32>, Fault> {
-    let mut line_start = 0;
-    let mut started = false;
-    for (place, byte) in bytes.iter().enumerate() {
-        let at = place as u32;
-        let next = bytes.get(place + 1);
-        if at >= limits.head {
-            return Err(Fault::new(FaultKind::HeadLong, at));
-        }
-        match byte {
-            0 => return Err(Fault::new(FaultKind::Nul, at)),
-            b'\n' if at == 0 || bytes[place - 1] != b'\r' => {
-                return Err(Fault::new(FaultKind::BareLineFeed, at));
-            }
-            b'\r' if next.is_some_and(|next| *next != b'\n') => {
-                return Err(Fault::new(FaultKind::BareCarriageReturn, at));
-            }
-            b'\n' if at == line_start + 1 => return Ok(Some(at + 1)),
-            b'\n' => match next {
-                Some(b' ' | b'\t') if !started => {
-                    return Err(Fault::new(FaultKind::StartLineFolded, at + 1));
-                }
-                Some(b' ' | b'\t') => {}
-                Some(_) => {
-                    started = true;
-                    line_start = at + 1;
-                }
-                None => {}
-            },
-            b'\r' => {}
-            _ => {
-                let (limit, kind) = match started {
-                    true => (limits.header_line, FaultKind::HeaderLineLong),
-                    false => (limits.start_line, FaultKind::StartLineLong),
-                };
-                if at - line_start >= limit {
-                    return Err(Fault::new(kind, at));
-                }
-            }
-        }
+/// The head that `search` has found whole and clean.
+fn searched_head(bytes: &[u8], limits: &FrameLimits, head: &mut Head) -> Result<(), Fault> {
+    *head = Head::new();
+    if !scan(bytes, true, limits, head) || head.len as usize != bytes.len() {
+        // What search passes, scan indexes: the tests and the fuzz bodies look for a counterexample. A fault and not an
+        // assertion, since the bytes are a stranger's.
+        return Err(Fault::new(FaultKind::StartLineBad, 0));
     }
-    if bytes.len() >= limits.head as usize {
-        return Err(Fault::new(FaultKind::HeadLong, limits.head));
-    }
-    Ok(None)
-}
-
-struct Head {
-    start: StartLine,
-    index: Index,
-    body: u32,
-    excess: Option<Fault>,
-}
-
-fn index(bytes: &[u8], head_len: u32, limits: &FrameLimits) -> Result<Head, Fault> {
-    let head = &bytes[..head_len as usize];
-    let start_end = memchr(b'\r', head).unwrap_or(0) as u32;
-    let start = start_line(head, start_end)?;
-    let mut index = Index { headers: SmallVec::new(), first: [0; Name::COUNT] };
-    let mut at = start_end + 2;
-    while at + 2 < head_len {
-        let mut end = at;
-        loop {
-            end += memchr(b'\n', &head[end as usize..]).unwrap_or(0) as u32 + 1;
-            if !matches!(head.get(end as usize), Some(b' ' | b'\t')) {
-                break;
-            }
-        }
-        if index.headers.len() >= limits.headers as usize {
-            return Err(Fault::new(FaultKind::HeadersMany, at));
-        }
-        push_header(head, Range32::new(at, end), &mut index)?;
-        at = end;
-    }
-    let mut body = None;
-    for header in index.headers.iter().filter(|header| header.name == Name::ContentLength) {
-        if body.is_some() {
-            return Err(Fault::new(FaultKind::ContentLengthRepeated, header.line.start));
-        }
-        let length = decimal(header.value.of(head))
-            .ok_or(Fault::new(FaultKind::ContentLengthBad, header.value.start))?;
-        if length > u64::from(limits.body) {
-            return Err(Fault::new(FaultKind::BodyLong, header.value.start));
-        }
-        body = Some(length as u32);
-    }
-    let body = body.ok_or(Fault::new(FaultKind::ContentLengthMissing, head_len))?;
-    let long = start.request && start.second.len() > limits.uri;
-    let excess = long.then_some(Fault::new(FaultKind::UriLong, start.second.start));
-    Ok(Head { start, index, body, excess })
-}
-
-fn push_header(head: &[u8], line: Range32, index: &mut Index) -> Result<(), Fault> {
-    let text = line.of(head);
-    let fault = Fault::new(FaultKind::HeaderNameBad, line.start);
-    let colon = memchr(b':', text).ok_or(fault)? as u32;
-    let mut name_end = colon;
-    while name_end > 0 && matches!(text[name_end as usize - 1], b' ' | b'\t') {
-        name_end -= 1;
-    }
-    let name_span = Range32::new(line.start, line.start + name_end);
-    if !text::is_token(name_span.of(head)) {
-        return Err(fault);
-    }
-    let name = Name::of(name_span.of(head));
-    let value = text::trimmed(head, Range32::new(line.start + colon + 1, line.end));
-    index.headers.push(Header { name, line, name_span, value });
-    if index.first[name as usize] == 0 {
-        index.first[name as usize] = index.headers.len() as u16;
+    if let Some(nul) = unquoted_nul(bytes, &head.index) {
+        head.blame(FaultKind::Nul, nul);
     }
     Ok(())
 }
 
-fn start_line(head: &[u8], end: u32) -> Result<StartLine, Fault> {
-    let line = &head[..end as usize];
-    let fault = Fault::new(FaultKind::StartLineBad, 0);
-    let space = memchr(b' ', line).ok_or(fault)? as u32;
-    let first = Range32::new(0, space);
-    if line.len() >= 4 && line[..4].eq_ignore_ascii_case(b"SIP/") {
-        let rest = &line[space as usize + 1..];
-        let code = memchr(b' ', rest).unwrap_or(rest.len()) as u32;
-        let status_span = Range32::new(space + 1, space + 1 + code);
-        let status = match status_span.of(line) {
-            digits @ [_, _, _] => decimal(digits).unwrap_or(0) as u16,
-            _ => 0,
+/// Goes on byte by byte from where it stopped; the head's length once its empty line is there. Which fault is found
+/// depends on nothing but the bytes up to it.
+fn search(
+    bytes: &[u8],
+    state: &mut FrameState,
+    limits: &FrameLimits,
+) -> Result<Option<u32>, Fault> {
+    if state.needed > 0 {
+        return Ok(Some(state.searched));
+    }
+    let end = bytes.len().min(limits.head as usize);
+    let mut at = state.searched as usize;
+    let mut line_start = state.line_start as usize;
+    while at < end {
+        let byte = bytes[at];
+        let before = if at == 0 { 0 } else { bytes[at - 1] };
+        let fault = |kind, place| Err(Fault::new(kind, place as u32));
+        match (before, byte) {
+            (b'\r', b'\n') if at == line_start + 1 => return Ok(Some(at as u32 + 1)),
+            (b'\r', b'\n') => {}
+            (b'\r', _) => return fault(FaultKind::BareCarriageReturn, at - 1),
+            (_, b'\n') => return fault(FaultKind::BareLineFeed, at),
+            (b'\n', b' ' | b'\t') if line_start == 0 => {
+                return fault(FaultKind::StartLineFolded, at);
+            }
+            (b'\n', b' ' | b'\t') => {}
+            (b'\n', _) => line_start = at,
+            _ => {}
+        }
+        if byte == 0 && (line_start == 0 || !is_escaped(&bytes[line_start..at])) {
+            return fault(FaultKind::Nul, at);
+        }
+        let (limit, kind) = match line_start {
+            0 => (limits.start_line, FaultKind::StartLineLong),
+            _ => (limits.header_line, FaultKind::HeaderLineLong),
         };
-        let reason = Range32::new((status_span.end + 1).min(end), end);
-        return Ok(StartLine {
-            request: false,
-            method: Method::Other,
-            status,
-            first: status_span,
-            second: reason,
-            version: first,
-            end,
-        });
+        let line_end = line_start + limit as usize;
+        if !matches!(byte, b'\r' | b'\n') && at >= line_end {
+            return fault(kind, line_end);
+        }
+        at += 1;
+        if !matches!(byte, b'\r' | b'\n') && at < line_end.min(end) {
+            // Nothing but these three changes anything within a line.
+            let rest = &bytes[at..line_end.min(end)];
+            at += memchr::memchr3(b'\r', b'\n', 0, rest).unwrap_or(rest.len());
+        }
     }
-    let trimmed_end = text::trimmed(line, Range32::new(0, end)).end;
-    let last = memchr::memrchr(b' ', &line[..trimmed_end as usize]).ok_or(fault)? as u32;
-    if last <= space {
-        return Err(fault);
+    if at >= limits.head as usize {
+        return Err(Fault::new(FaultKind::HeadLong, limits.head));
     }
-    Ok(StartLine {
-        request: true,
-        method: Method::from_bytes(first.of(line)),
-        status: 0,
-        first,
-        second: Range32::new(space + 1, last),
-        version: Range32::new(last + 1, trimmed_end),
-        end,
+    state.searched = at as u32;
+    state.line_start = line_start as u32;
+    Ok(None)
+}
+
+/// Whether the byte after `before` is the second of a quoted pair (RFC 3261 25.1; RFC 4475 3.1.1.2 quotes a NUL).
+fn is_escaped(before: &[u8]) -> bool {
+    before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+}
+
+/// The first NUL that is not inside a quoted string.
+fn unquoted_nul(head: &[u8], index: &Index) -> Option<u32> {
+    let nul = memchr::memchr(0, head)? as u32;
+    index.headers.iter().filter(|header| header.line().end > nul).find_map(|header| {
+        let mut quoted = false;
+        let mut bytes = (header.line().start..header.line().end).map(|at| (at, head[at as usize]));
+        while let Some((at, byte)) = bytes.next() {
+            match byte {
+                0 => return Some(at),
+                b'"' => quoted = !quoted,
+                b'\\' if quoted => {
+                    bytes.next();
+                }
+                _ => {}
+            }
+        }
+        None
     })
 }
 
-/// A request whose framing is at fault but whose head can be read, with an empty body, so that it can be answered
-/// before the stream is closed.
+/// A request whose framing is at fault, as far as it can be read: whole header lines up to the first fault, and no
+/// body. `None` when that is not enough to answer it: Via, From, To, Call-ID and CSeq must be there.
 pub fn salvage<'a>(bytes: &'a [u8], limits: &FrameLimits) -> Option<Message<'a>> {
-    let head_len = head_end(bytes, limits).ok()??;
-    let head = index(bytes, head_len, limits).ok()?;
-    Some(Message::new(&bytes[..head_len as usize], head_len, head.start, head.index, head.excess))
+    let limits = FrameLimits {
+        start_line: HEAD_BYTES_CEILING,
+        header_line: HEAD_BYTES_CEILING,
+        head: HEAD_BYTES_CEILING,
+        ..*limits
+    };
+    let mut head = Head::new();
+    // How far it comes is in the index.
+    let _ = scan(bytes, true, &limits, &mut head);
+    let dirty = |header: &Header| {
+        let line = header.line().of(bytes);
+        let breaks = memchr_iter(b'\r', line).count();
+        memchr::memchr(0, line).is_some() || breaks != memchr_iter(b'\n', line).count()
+    };
+    let good = head.index.headers.iter().take_while(|header| !dirty(header)).count();
+    head.index.truncate(good);
+    head.len = head.index.headers.last().map_or(0, |header| header.line().end);
+    let whole = [Name::Via, Name::From, Name::To, Name::CallId, Name::CSeq];
+    let answerable =
+        head.start.request && whole.iter().all(|name| head.index.first(*name).is_some());
+    answerable.then(|| Message::new(&bytes[..head.len as usize], head, &limits))
 }

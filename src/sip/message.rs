@@ -6,24 +6,50 @@
 use smallvec::SmallVec;
 
 use super::error::{Fault, FaultKind};
+use super::frame::FrameLimits;
 use super::name::{Method, Name};
+use super::scan::Head;
 use super::text::{self, Range32};
 use super::uri::{NameAddr, Scheme, Uri};
 use super::via::Via;
+use crate::base::limits::HEAD_BYTES_CEILING;
 
 /// Header lines that are indexed without allocating: twice the usual message.
 pub const INLINE_HEADERS: usize = 40;
 
-/// One header line.
+/// One header line. Sixteen bits hold every place in a head: HEAD_BYTES_CEILING sees to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     pub name: Name,
+    pub(super) start: u16,
+    pub(super) end: u16,
+    pub(super) name_len: u16,
+    /// Where the colon stands in the line.
+    pub(super) colon: u16,
+}
+
+const _: () = assert!(HEAD_BYTES_CEILING <= u16::MAX as u32);
+
+impl Header {
     /// The whole line with its folds and the final CRLF.
-    pub line: Range32,
+    pub fn line(&self) -> Range32 {
+        Range32::new(self.start.into(), self.end.into())
+    }
+
     /// The name as written, without blanks before the colon.
-    pub name_span: Range32,
-    /// The value without blanks at its ends, folds inside.
-    pub value: Range32,
+    pub fn name_span(&self) -> Range32 {
+        Range32::new(self.start.into(), u32::from(self.start) + u32::from(self.name_len))
+    }
+
+    /// The value with the blanks around it and the final CRLF.
+    pub(super) fn body(&self) -> Range32 {
+        let start = u32::from(self.start) + u32::from(self.colon) + 1;
+        Range32::new(start, self.end.into())
+    }
+}
+
+fn trimmed_value(bytes: &[u8], header: &Header) -> Range32 {
+    text::trimmed(bytes, header.body())
 }
 
 /// The start line. Parts of a line that is not well formed are cut at the outermost spaces; `validate_request` and
@@ -43,7 +69,7 @@ pub enum Start<'a> {
 }
 
 /// Where the parts of the start line stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct StartLine {
     pub request: bool,
     pub method: Method,
@@ -71,27 +97,58 @@ pub(super) struct Index {
     pub first: [u16; Name::COUNT],
 }
 
+impl Index {
+    /// Fills `first`, which is empty.
+    pub fn locate(&mut self) {
+        let mut place = self.headers.len() as u16;
+        for header in self.headers.iter().rev() {
+            self.first[header.name as usize] = place;
+            place -= 1;
+        }
+    }
+
+    /// Forgets all headers but the first `count`.
+    pub fn truncate(&mut self, count: usize) {
+        self.headers.truncate(count);
+        self.first = [0; Name::COUNT];
+        self.locate();
+    }
+
+    /// The place of the first header of this name.
+    pub fn first(&self, name: Name) -> Option<usize> {
+        usize::from(self.first[name as usize]).checked_sub(1)
+    }
+}
+
 /// A message: what `frame` yields.
 #[derive(Clone, Debug)]
 pub struct Message<'a> {
     bytes: &'a [u8],
-    head_len: u32,
-    start: StartLine,
-    index: Index,
-    /// More of something than the limits allow; told by `validate_*`.
-    excess: Option<Fault>,
+    head: Head,
+    counts: Counts,
+}
+
+/// The limits that `validate_*` checks.
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    uri: u32,
+    vias: u32,
+    routes: u32,
+    contacts: u32,
+    parameters: u32,
 }
 
 impl<'a> Message<'a> {
-    pub(super) fn new(
-        bytes: &'a [u8],
-        head_len: u32,
-        start: StartLine,
-        index: Index,
-        excess: Option<Fault>,
-    ) -> Self {
-        assert!(head_len as usize <= bytes.len());
-        Message { bytes, head_len, start, index, excess }
+    pub(super) fn new(bytes: &'a [u8], head: Head, limits: &FrameLimits) -> Self {
+        assert!(head.len as usize <= bytes.len());
+        let counts = Counts {
+            uri: limits.uri,
+            vias: limits.vias,
+            routes: limits.routes,
+            contacts: limits.contacts,
+            parameters: limits.parameters,
+        };
+        Message { bytes, head, counts }
     }
 
     pub fn bytes(&self) -> &'a [u8] {
@@ -109,15 +166,15 @@ impl<'a> Message<'a> {
 
     /// Bytes up to and with the empty line.
     pub fn head_len(&self) -> usize {
-        self.head_len as usize
+        self.head.len as usize
     }
 
     pub fn body(&self) -> &'a [u8] {
-        &self.bytes[self.head_len as usize..]
+        &self.bytes[self.head.len as usize..]
     }
 
     pub fn start(&self) -> Start<'a> {
-        let start = &self.start;
+        let start = &self.head.start;
         let (first, second) = (self.text(start.first), self.text(start.second));
         if start.request {
             Start::Request { method: start.method, method_name: first, uri: second }
@@ -127,41 +184,51 @@ impl<'a> Message<'a> {
     }
 
     pub fn is_request(&self) -> bool {
-        self.start.request
+        self.head.start.request
     }
 
     /// The method of a request, the method of CSeq for a response.
     pub fn method(&self) -> Method {
-        match self.start.request {
-            true => self.start.method,
+        match self.head.start.request {
+            true => self.head.start.method,
             false => self.cseq().map_or(Method::Other, |cseq| Method::from_bytes(cseq.method)),
         }
     }
 
     /// Where the Request-URI stands; `None` in a response.
     pub fn request_uri_span(&self) -> Option<Range32> {
-        self.start.request.then_some(self.start.second)
+        self.head.start.request.then_some(self.head.start.second)
     }
 
     /// The start line without its CRLF.
     pub fn start_line(&self) -> Range32 {
-        Range32::new(0, self.start.end)
+        Range32::new(0, self.head.start.end)
     }
 
     pub fn headers(&self) -> &[Header] {
-        &self.index.headers
+        &self.head.index.headers
     }
 
     pub fn text(&self, range: Range32) -> &'a [u8] {
         range.of(self.bytes)
     }
 
+    /// Where the value of a header line stands, without blanks at its ends, folds inside.
+    pub fn value_span(&self, header: &Header) -> Range32 {
+        trimmed_value(self.bytes, header)
+    }
+
+    /// The value of a header line, without blanks at its ends, folds inside.
+    pub fn value(&self, header: &Header) -> &'a [u8] {
+        self.text(self.value_span(header))
+    }
+
     pub fn first(&self, name: Name) -> Option<&Header> {
-        Some(&self.index.headers[self.first_place(name)?])
+        Some(&self.head.index.headers[self.first_place(name)?])
     }
 
     fn first_place(&self, name: Name) -> Option<usize> {
-        usize::from(self.index.first[name as usize]).checked_sub(1)
+        self.head.index.first(name)
     }
 
     /// Header lines of this name.
@@ -171,8 +238,8 @@ impl<'a> Message<'a> {
 
     /// Header lines of this name in order, each with its place in `headers`.
     pub fn rows(&self, name: Name) -> impl Iterator<Item = (usize, &Header)> {
-        let from = self.first_place(name).unwrap_or(self.index.headers.len());
-        self.index.headers[from..]
+        let from = self.first_place(name).unwrap_or(self.head.index.headers.len());
+        self.head.index.headers[from..]
             .iter()
             .enumerate()
             .filter(move |(_, header)| header.name == name)
@@ -182,8 +249,8 @@ impl<'a> Message<'a> {
     /// The comma-separated values of all lines of this name, in order (RFC 3261 7.3.1). Not for the four headers with
     /// credentials and challenges.
     pub fn values(&self, name: Name) -> Values<'a, '_> {
-        let row = self.first_place(name).unwrap_or(self.index.headers.len());
-        Values { bytes: self.bytes, headers: &self.index.headers, name, row, at: None }
+        let row = self.first_place(name).unwrap_or(self.head.index.headers.len());
+        Values { bytes: self.bytes, headers: &self.head.index.headers, name, row, at: None }
     }
 
     /// The topmost Via value.
@@ -197,7 +264,7 @@ impl<'a> Message<'a> {
     }
 
     fn missing(&self) -> Fault {
-        Fault::new(FaultKind::HeaderMissing, self.head_len)
+        Fault::new(FaultKind::HeaderMissing, self.head.len)
     }
 
     /// The one header of this name.
@@ -205,22 +272,26 @@ impl<'a> Message<'a> {
         let mut rows = self.rows(name);
         let (_, header) = rows.next().ok_or(self.missing())?;
         match rows.next() {
-            Some((_, second)) => Err(Fault::new(FaultKind::HeaderRepeated, second.line.start)),
+            Some((_, second)) => Err(Fault::new(FaultKind::HeaderRepeated, second.line().start)),
             None => Ok(*header),
         }
     }
 
     pub fn call_id(&self) -> Result<&'a [u8], Fault> {
-        let header = self.only(Name::CallId)?;
-        let text = self.text(header.value);
+        let header = &self.only(Name::CallId)?;
+        let text = self.value(header);
         let good = !text.is_empty() && text.iter().all(|byte| *byte > b' ' && *byte != 0x7f);
-        if good { Ok(text) } else { Err(Fault::new(FaultKind::CallIdBad, header.value.start)) }
+        if good {
+            Ok(text)
+        } else {
+            Err(Fault::new(FaultKind::CallIdBad, self.value_span(header).start))
+        }
     }
 
     pub fn cseq(&self) -> Result<CSeq<'a>, Fault> {
-        let header = self.only(Name::CSeq)?;
-        let fault = Fault::new(FaultKind::CSeqBad, header.value.start);
-        let mut cursor = text::Cursor::new(self.bytes, header.value);
+        let header = &self.only(Name::CSeq)?;
+        let fault = Fault::new(FaultKind::CSeqBad, self.value_span(header).start);
+        let mut cursor = text::Cursor::new(self.bytes, self.value_span(header));
         let digits = cursor.take_while(|byte| byte.is_ascii_digit());
         let blanks = cursor.take_while(text::is_blank);
         let number = text::decimal(self.text(digits)).filter(|number| *number <= 0x7FFF_FFFF);
@@ -238,19 +309,19 @@ impl<'a> Message<'a> {
         if self.first_place(Name::MaxForwards).is_none() {
             return Ok(None);
         }
-        let header = self.only(Name::MaxForwards)?;
-        match text::decimal(self.text(header.value)) {
+        let header = &self.only(Name::MaxForwards)?;
+        match text::decimal(self.value(header)) {
             Some(hops) if hops <= 255 => Ok(Some(hops as u32)),
-            _ => Err(Fault::new(FaultKind::MaxForwardsBad, header.value.start)),
+            _ => Err(Fault::new(FaultKind::MaxForwardsBad, self.value_span(header).start)),
         }
     }
 
     /// The one From or To value, read.
     fn party(&self, name: Name) -> Result<NameAddr<'a>, Fault> {
         let kind = if name == Name::From { FaultKind::FromBad } else { FaultKind::ToBad };
-        let header = self.only(name)?;
-        NameAddr::parse(self.text(header.value))
-            .map_err(|fault| Fault::new(kind, fault.offset).shifted(header.value.start))
+        let header = &self.only(name)?;
+        NameAddr::parse(self.value(header))
+            .map_err(|fault| Fault::new(kind, fault.offset).shifted(self.value_span(header).start))
     }
 
     fn tag(&self, name: Name) -> Result<Option<&'a [u8]>, Fault> {
@@ -291,17 +362,15 @@ impl<'a> Message<'a> {
     /// What must hold before a request is acted on (sip.md 16; RFC 3261 16.3 item 1, 8.1.1). Only what a proxy reads is
     /// judged; everything else passes as it came.
     pub fn validate_request(&self) -> Result<(), Fault> {
-        if !self.start.request {
+        if !self.head.start.request {
             return Err(Fault::new(FaultKind::StartLineBad, 0));
         }
         self.validate_request_line()?;
-        if let Some(excess) = self.excess {
-            return Err(excess);
-        }
+        self.validate_counts()?;
         let cseq = self.validate_mandatory()?;
         self.max_forwards()?;
-        if cseq.method != self.text(self.start.first) {
-            let at = self.first(Name::CSeq).map_or(0, |header| header.value.start);
+        if cseq.method != self.text(self.head.start.first) {
+            let at = self.first(Name::CSeq).map_or(0, |header| self.value_span(header).start);
             return Err(Fault::new(FaultKind::CSeqMismatch, at));
         }
         for route in self.values(Name::Route) {
@@ -311,7 +380,7 @@ impl<'a> Message<'a> {
     }
 
     fn validate_request_line(&self) -> Result<(), Fault> {
-        let start = &self.start;
+        let start = &self.head.start;
         let spaced = start.first.end + 1 == start.second.start
             && start.second.end + 1 == start.version.start
             && start.version.end == start.end;
@@ -331,7 +400,7 @@ impl<'a> Message<'a> {
     }
 
     fn validate_version(&self) -> Result<(), Fault> {
-        let version = self.text(self.start.version);
+        let version = self.text(self.head.start.version);
         if version.eq_ignore_ascii_case(b"SIP/2.0") {
             return Ok(());
         }
@@ -341,7 +410,60 @@ impl<'a> Message<'a> {
             !number.is_empty() && number.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
         let kind =
             if named && numbered { FaultKind::VersionUnsupported } else { FaultKind::StartLineBad };
-        Err(Fault::new(kind, self.start.version.start))
+        Err(Fault::new(kind, self.head.start.version.start))
+    }
+
+    /// What the limits allow of things that are read one after another.
+    fn validate_counts(&self) -> Result<(), Fault> {
+        let counts = &self.counts;
+        let uri = self.head.start.second;
+        if self.head.start.request && uri.len() > counts.uri {
+            return Err(Fault::new(FaultKind::UriLong, uri.start + counts.uri));
+        }
+        self.validate_count(Name::Via, counts.vias, FaultKind::ViasMany)?;
+        self.validate_count(Name::Route, counts.routes, FaultKind::RoutesMany)?;
+        self.validate_count(Name::RecordRoute, counts.routes, FaultKind::RoutesMany)?;
+        // A registrar's 200 lists every binding: only requests are bounded.
+        if self.head.start.request {
+            self.validate_count(Name::Contact, counts.contacts, FaultKind::ContactsMany)?;
+        }
+        // A parameter takes two bytes at least: most lines are too short to hold too many.
+        let long = |header: &&Header| {
+            header.name.takes_parameters() && self.value_span(header).len() > 2 * counts.parameters
+        };
+        for header in self.head.index.headers.iter().filter(long) {
+            let semicolons = memchr::memchr_iter(b';', self.value(header));
+            if semicolons.count() > counts.parameters as usize {
+                self.validate_parameters(header)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_count(&self, name: Name, limit: u32, kind: FaultKind) -> Result<(), Fault> {
+        let commas = |(_, header): (usize, &Header)| {
+            1 + memchr::memchr_iter(b',', self.value(header)).count()
+        };
+        if self.rows(name).map(commas).sum::<usize>() <= limit as usize {
+            return Ok(());
+        }
+        match self.values(name).nth(limit as usize) {
+            Some(value) => Err(Fault::new(kind, value.span.start)),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_parameters(&self, header: &Header) -> Result<(), Fault> {
+        let mut rest = Some(self.value_span(header));
+        while let Some(list) = rest {
+            let (value, next) = text::split_comma(self.bytes, list);
+            rest = next.map(|start| Range32::new(start, self.value_span(header).end));
+            let semicolons = text::count_semicolons(value.of(self.bytes));
+            if semicolons > self.counts.parameters {
+                return Err(Fault::new(FaultKind::ParametersMany, value.start));
+            }
+        }
+        Ok(())
     }
 
     /// Headers that every message has (RFC 3261 8.1.1), each readable.
@@ -358,24 +480,22 @@ impl<'a> Message<'a> {
 
     fn validate_party(&self, name: Name, kind: FaultKind) -> Result<(), Fault> {
         let party = self.party(name)?;
-        let header = self.only(name)?;
+        let header = &self.only(name)?;
         Uri::parse(party.uri).map(|_| ()).map_err(|fault| {
-            Fault::new(kind, header.value.start + party.uri_span.start + fault.offset)
+            Fault::new(kind, self.value_span(header).start + party.uri_span.start + fault.offset)
         })
     }
 
     /// What must hold before a response is passed on (sip.md 16).
     pub fn validate_response(&self) -> Result<(), Fault> {
-        if self.start.request {
+        if self.head.start.request {
             return Err(Fault::new(FaultKind::StartLineBad, 0));
         }
         self.validate_version()?;
-        if !(100..700).contains(&self.start.status) {
-            return Err(Fault::new(FaultKind::StatusBad, self.start.first.start));
+        if !(100..700).contains(&self.head.start.status) {
+            return Err(Fault::new(FaultKind::StatusBad, self.head.start.first.start));
         }
-        if let Some(excess) = self.excess {
-            return Err(excess);
-        }
+        self.validate_counts()?;
         self.validate_mandatory().map(|_| ())
     }
 }
@@ -418,12 +538,16 @@ impl<'a> Iterator for Values<'a, '_> {
     fn next(&mut self) -> Option<Value<'a>> {
         loop {
             let header = self.headers.get(self.row)?;
-            if header.name != self.name || header.value.is_empty() {
+            if header.name != self.name {
                 self.row += 1;
                 continue;
             }
-            let start = self.at.unwrap_or(header.value.start);
-            let rest = Range32::new(start, header.value.end);
+            let all = trimmed_value(self.bytes, header);
+            if all.is_empty() {
+                self.row += 1;
+                continue;
+            }
+            let rest = Range32::new(self.at.unwrap_or(all.start), all.end);
             let (value, next) = text::split_comma(self.bytes, rest);
             let span = text::trimmed(self.bytes, value);
             let value = Value {

@@ -7,10 +7,13 @@
 
 pub mod error;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod message;
 pub mod name;
 pub mod patch;
 pub mod reply;
+mod scan;
 pub mod text;
 pub mod uri;
 pub mod via;

@@ -1,5 +1,11 @@
 //! Header names and methods: exact, with the case rules of RFC 3261 7.1 and 7.3.1 and the compact forms of the IANA
 //! registry. Never a prefix match.
+//!
+//! Names of up to 16 bytes are compared as one word of 16 bytes, found by a hash without collisions.
+
+use wide::u8x16;
+
+use super::text::is_token;
 
 /// Header names that the front-end knows. `Other` is every other name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,17 +112,108 @@ const NAMES: [(Name, &str, u8); Name::COUNT - 1] = [
     (Name::WwwAuthenticate, "WWW-Authenticate", 0),
 ];
 
+/// Names that mean nothing here but come often: they are not looked at byte by byte.
+const PLAIN: [&str; 25] = [
+    "Accept-Encoding",
+    "Accept-Language",
+    "Alert-Info",
+    "Answer-Mode",
+    "Call-Info",
+    "Error-Info",
+    "Feature-Caps",
+    "Geolocation",
+    "History-Info",
+    "In-Reply-To",
+    "Info-Package",
+    "Join",
+    "MIME-Version",
+    "Min-SE",
+    "Organization",
+    "Priority",
+    "Privacy",
+    "RAck",
+    "Recv-Info",
+    "Replaces",
+    "RSeq",
+    "Server",
+    "SIP-ETag",
+    "SIP-If-Match",
+    "Target-Dialog",
+];
+
 impl Name {
     /// Known names and `Other`.
     pub const COUNT: usize = Name::Other as usize + 1;
 
+    /// Known names and `Other`, in order.
+    pub const ALL: [Name; Name::COUNT] = {
+        let mut all = [Name::Other; Name::COUNT];
+        let mut at = 0;
+        while at < NAMES.len() {
+            all[at] = NAMES[at].0;
+            at += 1;
+        }
+        all
+    };
+
     /// The name that `bytes` are, in long or compact form, whatever the case.
     pub fn of(bytes: &[u8]) -> Name {
-        let found = NAMES.iter().find(|(_, long, compact)| match bytes {
-            [one] => one.to_ascii_lowercase() == *compact,
-            _ => bytes.eq_ignore_ascii_case(long.as_bytes()),
-        });
-        found.map_or(Name::Other, |(name, ..)| *name)
+        if bytes.len() > WORD {
+            let same = |(_, long): &&(Name, &str)| bytes.eq_ignore_ascii_case(long.as_bytes());
+            return LONG.iter().find(same).map_or(Name::Other, |(name, _)| *name);
+        }
+        if !is_token(bytes) {
+            return Name::Other;
+        }
+        let mut word = [0; WORD];
+        word[..bytes.len()].copy_from_slice(bytes);
+        find(u8x16::new(word), bytes.len()).unwrap_or(Name::Other)
+    }
+
+    /// Reads a header line's name, `at` its first byte and `end` its final LF: the name, its length without blanks, the
+    /// length up to the colon. `None`: there is no colon on the first line, or what stands before it is no token.
+    #[inline(always)]
+    pub(super) fn before_colon(bytes: &[u8], at: usize, end: usize) -> Option<(Name, u16, usize)> {
+        // The usual line: a known name of up to 15 bytes, and the colon right behind it. The bytes of a name hold no
+        // line end, so a match lies within the line.
+        if let Some(word) = bytes[at..].first_chunk::<WORD>() {
+            let word = u8x16::new(*word);
+            let colons = word.simd_eq(u8x16::splat(b':')).to_bitmask();
+            if colons != 0 {
+                let colon = colons.trailing_zeros() as usize;
+                if let Some(name) = find(word, colon) {
+                    return Some((name, colon as u16, colon));
+                }
+            }
+        }
+        Self::before_colon_slowly(&bytes[at..end])
+    }
+
+    #[inline(never)]
+    fn before_colon_slowly(line: &[u8]) -> Option<(Name, u16, usize)> {
+        let colon = memchr::memchr(b':', line)?;
+        let blanks = line[..colon].iter().rev().take_while(|byte| matches!(byte, b' ' | b'\t'));
+        let name_end = colon - blanks.count();
+        let name = &line[..name_end];
+        let name_len = u16::try_from(name_end).ok()?;
+        match Name::of(name) {
+            Name::Other => is_token(name).then_some((Name::Other, name_len, colon)),
+            known => Some((known, name_len, colon)),
+        }
+    }
+
+    /// Whether `;parameter`s stand in values of this header and are read here.
+    pub(super) const fn takes_parameters(self) -> bool {
+        matches!(
+            self,
+            Name::Contact
+                | Name::From
+                | Name::Path
+                | Name::RecordRoute
+                | Name::Route
+                | Name::To
+                | Name::Via
+        )
     }
 
     /// The long form as it is written; empty for `Other`.
@@ -125,8 +222,163 @@ impl Name {
     }
 }
 
+/// Bytes that are compared at once.
+const WORD: usize = 16;
+
+/// The case bit of a letter. It is set in each byte of a name that is compared: a letter's case is overlooked then, and
+/// `-` has it anyway. Of what else would look the same, blanks and control bytes, none stands in a name; a CR stands
+/// before an LF only, and no name has what LF becomes.
+const CASE: u8 = 0x20;
+
+/// A known name as it is compared.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
+struct Entry {
+    /// Each byte with its case bit, so that those behind the name are blanks.
+    word: [u8; WORD],
+    len: u8,
+    name: Name,
+}
+
+/// Masks of the first 0 to 16 bytes.
+static FIRST: [[u8; WORD]; WORD + 1] = {
+    let mut masks = [[0; WORD]; WORD + 1];
+    let mut count = 0;
+    while count <= WORD {
+        let mut at = 0;
+        while at < count {
+            masks[count][at] = u8::MAX;
+            at += 1;
+        }
+        count += 1;
+    }
+    masks
+};
+
+/// Long names that fit a word, compact ones, and plain ones.
+const ENTRIES: usize = count_entries();
+const PLACES: usize = 512;
+/// Found by trial: no two names have the same hash, or `PLACE` would not compile.
+const FACTOR: u64 = 0xABB0_E561_E169_99F7;
+
+const fn count_entries() -> usize {
+    let mut count = PLAIN.len();
+    let mut at = 0;
+    while at < NAMES.len() {
+        count += (NAMES[at].1.len() <= WORD) as usize + (NAMES[at].2 != 0) as usize;
+        at += 1;
+    }
+    count
+}
+
+const fn entry(name: Name, text: &[u8]) -> Entry {
+    let mut word = [CASE; WORD];
+    let mut at = 0;
+    while at < text.len() {
+        word[at] = text[at] | CASE;
+        at += 1;
+    }
+    Entry { word, len: text.len() as u8, name }
+}
+
+static TABLE: [Entry; ENTRIES] = table();
+
+const fn table() -> [Entry; ENTRIES] {
+    let mut table = [entry(Name::Other, b""); ENTRIES];
+    let mut filled = 0;
+    let mut at = 0;
+    while at < NAMES.len() {
+        let (name, long, compact) = NAMES[at];
+        assert!(name as usize == at);
+        if long.len() <= WORD {
+            table[filled] = entry(name, long.as_bytes());
+            filled += 1;
+        }
+        if compact != 0 {
+            table[filled] = entry(name, &[compact]);
+            filled += 1;
+        }
+        at += 1;
+    }
+    let mut at = 0;
+    while at < PLAIN.len() {
+        table[filled] = entry(Name::Other, PLAIN[at].as_bytes());
+        filled += 1;
+        at += 1;
+    }
+    table
+}
+
+/// For each hash the place in `TABLE` of the one name that has it, or of some other.
+static PLACE: [u8; PLACES] = {
+    let table = table();
+    let mut places = [u8::MAX; PLACES];
+    let mut at = 0;
+    while at < ENTRIES {
+        let place = &mut places[hash(first_half(table[at].word), table[at].len as usize)];
+        assert!(*place == u8::MAX, "two names with one hash: choose another FACTOR");
+        *place = at as u8;
+        at += 1;
+    }
+    let mut at = 0;
+    while at < PLACES {
+        if places[at] == u8::MAX {
+            places[at] = 0;
+        }
+        at += 1;
+    }
+    places
+};
+
+const fn first_half(word: [u8; WORD]) -> u64 {
+    u128::from_le_bytes(word) as u64
+}
+
+/// Over the first eight bytes and the length.
+#[inline]
+const fn hash(first_half: u64, len: usize) -> usize {
+    let mixed = (first_half ^ (len as u64) << 56).wrapping_mul(FACTOR);
+    (mixed >> (64 - PLACES.trailing_zeros())) as usize
+}
+
+/// The name that the first `len` bytes of `word` are. None of them is a blank, so a blank behind them tells lengths
+/// apart.
+#[inline(always)]
+fn find(word: u8x16, len: usize) -> Option<Name> {
+    let word = (word & u8x16::new(FIRST[len])) | u8x16::splat(CASE);
+    let place = PLACE[hash(first_half(word.to_array()), len)];
+    let entry = &TABLE[usize::from(place)];
+    let same = u8x16::new(entry.word).simd_eq(word).all();
+    if same { Some(entry.name) } else { None }
+}
+
+/// Names that do not fit a word.
+static LONG: [(Name, &str); LONG_COUNT] = {
+    let mut long = [(Name::Other, ""); LONG_COUNT];
+    let mut filled = 0;
+    let mut at = 0;
+    while at < NAMES.len() {
+        if NAMES[at].1.len() > WORD {
+            long[filled] = (NAMES[at].0, NAMES[at].1);
+            filled += 1;
+        }
+        at += 1;
+    }
+    long
+};
+
+const LONG_COUNT: usize = {
+    let mut count = 0;
+    let mut at = 0;
+    while at < NAMES.len() {
+        count += (NAMES[at].1.len() > WORD) as usize;
+        at += 1;
+    }
+    count
+};
+
 /// Methods that the front-end knows (RFC 3261 and its extensions). `Other` is every other one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Method {
     Ack,
@@ -143,6 +395,7 @@ pub enum Method {
     Register,
     Subscribe,
     Update,
+    #[default]
     Other,
 }
 

@@ -202,7 +202,7 @@ impl Patch<'_> {
     }
 
     pub fn push_via_with(&mut self, write: impl FnOnce(&mut Writer<'_>)) {
-        let at = self.message.first(Name::Via).map_or(self.first_header(), |via| via.line.start);
+        let at = self.message.first(Name::Via).map_or(self.first_header(), |via| via.line().start);
         self.insert_line(at, Name::Via, write);
     }
 
@@ -233,9 +233,9 @@ impl Patch<'_> {
             return self
                 .insert_line(self.after_vias(), name, |writer| writer.decimal(number.into()));
         };
-        self.replace_with(first.value, |writer| writer.decimal(number.into()));
+        self.replace_with(self.message.value_span(&first), |writer| writer.decimal(number.into()));
         for (_, header) in self.message.rows(name).skip(1) {
-            self.delete(header.line);
+            self.delete(header.line());
         }
     }
 
@@ -245,14 +245,12 @@ impl Patch<'_> {
         let mut values = message.values(name).take(count).peekable();
         while let Some(value) = values.next() {
             let header = message.headers()[value.header];
+            let all = message.value_span(&header);
             if value.last_in_row {
-                self.delete(header.line);
+                self.delete(header.line());
             } else if values.peek().is_none() {
-                let next = message
-                    .values(name)
-                    .nth(count)
-                    .map_or(header.value.end, |next| next.span.start);
-                self.delete(Range32::new(header.value.start, next));
+                let next = message.values(name).nth(count).map_or(all.end, |next| next.span.start);
+                self.delete(Range32::new(all.start, next));
             }
         }
     }
@@ -263,14 +261,14 @@ impl Patch<'_> {
     }
 
     pub fn prepend_header_with(&mut self, name: Name, write: impl FnOnce(&mut Writer<'_>)) {
-        let at = self.message.first(name).map_or(self.after_vias(), |first| first.line.start);
+        let at = self.message.first(name).map_or(self.after_vias(), |first| first.line().start);
         self.insert_line(at, name, write);
     }
 
     /// A new last Route value, for a strict router (RFC 3261 16.6 item 6).
     pub fn append_route(&mut self, value: &[u8]) {
         let last = self.message.rows(Name::Route).last();
-        let at = last.map_or(self.after_vias(), |(_, header)| header.line.end);
+        let at = last.map_or(self.after_vias(), |(_, header)| header.line().end);
         self.insert_line(at, Name::Route, |writer| writer.push(value));
     }
 
@@ -286,13 +284,13 @@ impl Patch<'_> {
     pub fn remove_headers(&mut self, names: &[impl AsRef<str>]) {
         let message = self.message;
         for header in message.headers() {
-            let written = message.text(header.name_span);
+            let written = message.text(header.name_span());
             let long = header.name.long();
             let named = |name: &str| {
                 written.eq_ignore_ascii_case(name.as_bytes()) || long.eq_ignore_ascii_case(name)
             };
             if names.iter().any(|name| named(name.as_ref())) {
-                self.delete(header.line);
+                self.delete(header.line());
             }
         }
     }
@@ -303,7 +301,7 @@ impl Patch<'_> {
         let Some(header) = self.message.first(Name::ContentLength).copied() else { return };
         if !self.is_plain(header) {
             let length = self.message.len() - self.message.head_len();
-            self.replace_with(header.line, |writer| {
+            self.replace_with(header.line(), |writer| {
                 writer.push(b"Content-Length: ");
                 writer.decimal(length as u64);
                 writer.push(b"\r\n");
@@ -312,10 +310,11 @@ impl Patch<'_> {
     }
 
     fn is_plain(&self, header: Header) -> bool {
-        let digits = self.message.text(header.value);
-        let between = self.message.text(Range32::new(header.name_span.end, header.value.start));
+        let value = self.message.value_span(&header);
+        let digits = self.message.text(value);
+        let between = self.message.text(Range32::new(header.name_span().end, value.start));
         matches!(between, b":" | b": ")
-            && header.value.end + 2 == header.line.end
+            && value.end + 2 == header.line().end
             && (digits.len() == 1 || digits.first() != Some(&b'0'))
     }
 
@@ -341,7 +340,7 @@ impl Patch<'_> {
     fn after_vias(&self) -> u32 {
         let rows = self.message.headers().iter().skip_while(|header| header.name != Name::Via);
         let last = rows.take_while(|header| header.name == Name::Via).last();
-        last.map_or(self.first_header(), |header| header.line.end)
+        last.map_or(self.first_header(), |header| header.line().end)
     }
 }
 

@@ -66,7 +66,7 @@ impl fmt::Write for Text<'_> {
 
 fn copy_first(request: &Message<'_>, name: Name, text: &mut Text<'_>) {
     if let Some(header) = request.first(name) {
-        text.push(request.text(header.line));
+        text.push(request.text(header.line()));
     }
 }
 
@@ -75,10 +75,10 @@ fn vias(request: &Message<'_>, received: Option<(IpAddr, u16)>, text: &mut Text<
     if let Some(top) = rows.next() {
         match (received, request.top_via()) {
             (Some((ip, port)), Ok(via)) => top_via(request, top, &via, (ip, port), text),
-            _ => text.push(request.text(top.line)),
+            _ => text.push(request.text(top.line())),
         }
     }
-    rows.for_each(|header| text.push(request.text(header.line)));
+    rows.for_each(|header| text.push(request.text(header.line())));
 }
 
 fn top_via(
@@ -91,13 +91,13 @@ fn top_via(
     let mut stamps = smallvec::SmallVec::<[_; 2]>::new();
     stamp(via, from.0, from.1, |range, stamp| stamps.push((range, stamp)));
     stamps.sort_by_key(|(range, _)| range.start);
-    let mut at = top.line.start;
+    let mut at = top.line().start;
     for (range, stamp) in stamps {
         text.push(request.text(Range32::new(at, range.start)));
         stamp.write(text);
         at = range.end;
     }
-    text.push(request.text(Range32::new(at, top.line.end)));
+    text.push(request.text(Range32::new(at, top.line().end)));
 }
 
 fn to(request: &Message<'_>, status: u16, to_tag: &[u8], text: &mut Text<'_>) {
@@ -107,12 +107,13 @@ fn to(request: &Message<'_>, status: u16, to_tag: &[u8], text: &mut Text<'_>) {
         Err(_) => true,
     };
     if has_tag || status == 100 {
-        return text.push(request.text(header.line));
+        return text.push(request.text(header.line()));
     }
-    text.push(request.text(Range32::new(header.line.start, header.value.end)));
+    let end = request.value_span(header).end;
+    text.push(request.text(Range32::new(header.line().start, end)));
     text.push(b";tag=");
     text.push(to_tag);
-    text.push(request.text(Range32::new(header.value.end, header.line.end)));
+    text.push(request.text(Range32::new(end, header.line().end)));
 }
 
 /// The reason phrase of a status code (RFC 3261 21 and the IANA registry).

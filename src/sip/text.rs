@@ -152,6 +152,24 @@ pub fn split_comma(bytes: &[u8], range: Range32) -> (Range32, Option<u32>) {
     (range, None)
 }
 
+/// Semicolons outside quotes: parameters of one value and of the URI in it, as an upper bound.
+pub fn count_semicolons(value: &[u8]) -> u32 {
+    let mut count = 0;
+    let mut quoted = false;
+    let mut bytes = value.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' if quoted => {
+                bytes.next();
+            }
+            b'"' => quoted = !quoted,
+            b';' if !quoted => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
 /// A place in a text that moves forward. Invariant: `at <= end <= bytes.len()`.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor<'a> {
