@@ -617,7 +617,7 @@ impl Phones {
                 }
             }
             (step, Method::Invite, _) if status >= 300 => {
-                let to = response.first(Name::To).map(|header| response.text(header.line));
+                let to = response.first(Name::To).map(|header| response.text(header.line()));
                 self.follow(place, "ACK", to);
                 let expected = match step {
                     Some(Step::CallRefused { status: expected, .. }) => expected == status,
@@ -644,7 +644,7 @@ impl Phones {
         let Some(dialog) = &mut self.phones[place].dialog else { return };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if let Some(to) = response.first(Name::To) {
-            dialog.remote = text(response.text(to.value));
+            dialog.remote = text(response.value(to));
         }
         if let Some(contact) = contact_of(response) {
             dialog.target = contact;
@@ -711,7 +711,7 @@ impl Phones {
     /// Takes from an INVITE what makes the dialog (RFC 3261 12.1.1).
     fn called(&mut self, place: usize, invite: &Message<'_>) {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let value = |name| invite.first(name).map(|header| text(invite.text(header.value)));
+        let value = |name| invite.first(name).map(|header| text(invite.value(header)));
         let tag = self.token();
         self.phones[place].dialog = Some(Dialog {
             call_id: text(invite.call_id().unwrap_or_default()),
@@ -728,7 +728,7 @@ impl Phones {
         let contact = format!("<{};ob>", self.contact(place));
         let mut extra: SmallVec<[(&str, &[u8]); 8]> = request
             .rows(Name::RecordRoute)
-            .map(|(_, header)| ("Record-Route", request.text(header.value)))
+            .map(|(_, header)| ("Record-Route", request.value(header)))
             .collect();
         extra.push(("Contact", contact.as_bytes()));
         let cseq = request.cseq().map_or(0, |cseq| cseq.number);
