@@ -23,6 +23,10 @@ fn configuration(directory: &Path, replace: &[(&str, &str)]) -> String {
 const LOG: (&str, &str) = ("# log = \"latency.hlog\"", "log = \"latency.hlog\"");
 const OFTEN: (&str, &str) = ("interval = \"10s\"", "interval = \"1s\"");
 
+/// A pace and a deadline far beyond the patience of a test.
+const SLOW_DRAIN: [(&str, &str); 2] =
+    [("deadline = \"60s\"", "deadline = \"90m\""), ("pace = \"30s\"", "pace = \"80m\"")];
+
 #[test]
 fn a_reload_is_taken_over_whole_or_not_at_all() {
     alone("a_reload_is_taken_over_whole_or_not_at_all", || {
@@ -74,13 +78,15 @@ fn a_reload_is_taken_over_whole_or_not_at_all() {
 fn a_drain_refuses_new_work_and_a_signal_ends_it_at_once() {
     alone("a_drain_refuses_new_work_and_a_signal_ends_it_at_once", || {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut front_end = FrontEnd::start(directory.path(), &[]);
+        let file = configuration(directory.path(), &SLOW_DRAIN);
+        let mut front_end = FrontEnd::start(directory.path(), &["run", "--config", &file]);
         let socket = directory.path().join("ringfront-state/admin.sock");
         eventually("ready", || match admin(&socket, "GET /readyz") {
             (200, ..) => Ok(()),
             (_, _, body) => Err(body),
         });
-        let held = dial("127.0.0.1:5060");
+        let mut held = dial("127.0.0.1:5060");
+        exchange(&mut held, "TCP", "OPTIONS", "sip:127.0.0.1", "a");
         let (status, _, body) = admin(&socket, "POST /v1/drain");
         assert_eq!(status, 202, "{body}");
         let (status, _, body) = admin(&socket, "GET /readyz");
@@ -96,11 +102,7 @@ fn a_drain_refuses_new_work_and_a_signal_ends_it_at_once() {
 fn a_drain_ends_when_the_last_connection_has_gone() {
     alone("a_drain_ends_when_the_last_connection_has_gone", || {
         let directory = tempfile::tempdir().expect("a directory");
-        // A deadline far beyond the patience of this test.
-        let file = configuration(
-            directory.path(),
-            &[("deadline = \"60s\"", "deadline = \"10m\""), ("pace = \"30s\"", "pace = \"5m\"")],
-        );
+        let file = configuration(directory.path(), &SLOW_DRAIN);
         let mut front_end = FrontEnd::start(directory.path(), &["run", "--config", &file]);
         let mut held = dial("127.0.0.1:5060");
         exchange(&mut held, "TCP", "OPTIONS", "sip:127.0.0.1", "a");

@@ -146,3 +146,54 @@ fn a_second_front_end_says_in_four_lines_why_it_cannot_start() {
         drop(first);
     });
 }
+
+/// Puts a seccomp filter on itself that answers `errno` to io_uring_setup (425), then becomes the program given.
+const WITHOUT_IO_URING: &str = "
+import ctypes, os, struct, sys
+answer = 0x00050000 | int(sys.argv[1])
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, answer), (0x06, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *line) for line in code))
+class Program(ctypes.Structure):
+    _fields_ = [('length', ctypes.c_ushort), ('code', ctypes.c_void_p)]
+program = Program(4, ctypes.addressof(code))
+libc = ctypes.CDLL(None)
+libc.prctl(38, 1, 0, 0, 0)
+assert libc.prctl(22, 2, ctypes.byref(program)) == 0
+os.execv(sys.argv[2], sys.argv[2:])
+";
+
+#[test]
+fn a_host_without_io_uring_is_told_in_four_lines() {
+    let test = "a_host_without_io_uring_is_told_in_four_lines";
+    if !std::process::Command::new("python3")
+        .arg("-c")
+        .arg("")
+        .status()
+        .is_ok_and(|ran| ran.success())
+    {
+        return process::skip(test, "python3 is not installed");
+    }
+    alone(test, || {
+        for (errno, first) in [
+            (libc::EPERM, "cannot create an io_uring: Operation not permitted"),
+            (libc::ENOSYS, "cannot create an io_uring: Function not implemented"),
+        ] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let output = std::process::Command::new("python3")
+                .args(["-c", WITHOUT_IO_URING, &errno.to_string()])
+                .arg(env!("CARGO_BIN_EXE_ringfront"))
+                .current_dir(directory.path())
+                .output()
+                .expect("python3 ran a moment ago");
+            let text = String::from_utf8(output.stderr).expect("text");
+            let lines: Vec<&str> = text.lines().collect();
+            assert_eq!(
+                (output.status.code(), lines.len(), lines[0]),
+                (Some(1), 4, first),
+                "{text}"
+            );
+            assert!(lines[3].contains("seccomp"), "{text}");
+            assert!(!directory.path().join("ringfront-state").exists(), "nothing was started");
+        }
+    });
+}

@@ -22,8 +22,6 @@ pub mod status;
 pub mod supervisor;
 pub mod totals;
 
-use std::io::Write;
-
 use crate::config::Settled;
 use crate::sys::{StartUpFault, affinity};
 use log::Log;
@@ -51,10 +49,7 @@ pub fn run(settled: Settled, user: u32, reload: Reload) -> Result<Lost, StartUpF
         {
             tracing::warn!(core, "the control plane is not pinned: the kernel refused the core");
         }
-        let greeting = start::greeting(&running.settings.snapshot, &control);
         let supervisor = Supervisor::new(running, control, reload, log, events, questions).await?;
-        // Nobody need read it.
-        let _ = std::io::stdout().write_all(greeting.as_bytes());
         Ok(supervisor.run().await)
     })
 }

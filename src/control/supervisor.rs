@@ -6,6 +6,7 @@
     reason = "the intervals of the latency log are wall clock time"
 )]
 
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -25,7 +26,7 @@ use super::host::HostWatch;
 use super::log::{Escaped, Log};
 use super::problem::Problem;
 use super::reload::{self, Reload};
-use super::start::Running;
+use super::start::{self, Running};
 use super::status::{Phase, View};
 use super::totals::{Totals, WorkerState};
 use crate::base::limits;
@@ -40,14 +41,23 @@ use crate::worker::{Command, WorkerEvent};
 /// How often the counts of all workers are gathered when nobody asks.
 const GATHER_EVERY: Duration = Duration::from_secs(1);
 
-/// Counts that are younger are told without asking the workers again, so that scrapes cannot press them.
-const FRESH: Duration = Duration::from_millis(100);
+/// Before the process says that it is ready it looks so often whether its workers have reached a backend,
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// and says so anyway after this: backends that are down must not keep an operator from what else there is.
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two gatherings at least, so that scrapes cannot press the workers. Who asks meanwhile waits for the next one,
+/// and so is never told less than what he has done.
+const REST: Duration = Duration::from_millis(100);
 
 /// A worker that has not reported by then is left out of the answer.
 const GATHER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// After the deadline of a drain the workers close what is left; then so long for their last words.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Answers of the admin interface have so long to leave before the process does.
+const LAST_ANSWERS: Duration = Duration::from_millis(20);
 
 /// Ticket keys that have run out are wiped so often.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -72,7 +82,11 @@ struct Gathering {
     /// When the last one was complete.
     done: Option<Instant>,
     loans: Vec<Loan>,
+    /// Answered when this one is complete.
     waiting: Vec<Asked>,
+    /// Answered when the next one is complete, which begins at `again`.
+    later: Vec<Asked>,
+    again: Option<Instant>,
     /// An interval of the latency log ends with these reports.
     interval_due: bool,
 }
@@ -100,6 +114,7 @@ enum Happening {
     Asked(Asked),
     Second,
     Interval,
+    Gather,
     GatherOver,
     Deadline,
 }
@@ -126,6 +141,8 @@ pub struct Supervisor {
     /// When draining or stopping is given up.
     deadline: Option<Instant>,
     backend_ended: bool,
+    /// Printed when the process is ready; empty from then on.
+    greeting: String,
     log: Log,
     latency_log: Option<LatencyLog>,
     host: HostWatch,
@@ -164,10 +181,11 @@ impl Supervisor {
             events,
             reports,
             questions,
-            second: every(GATHER_EVERY),
+            second: every(LOOK_EVERY),
             interval: every(control.latency_interval),
         };
         let backend_ended = running.backend.is_none();
+        let greeting = start::greeting(snapshot, &control);
         let host = HostWatch::start(Inputs::of(snapshot, &control));
         Ok(Supervisor {
             running,
@@ -179,12 +197,15 @@ impl Supervisor {
                 done: None,
                 loans: (0..workers).map(|_| Loan::default()).collect(),
                 waiting: Vec::new(),
+                later: Vec::new(),
+                again: None,
                 interval_due: false,
             },
             report_to,
             phase: Phase::Running,
             deadline: None,
             backend_ended,
+            greeting,
             log,
             latency_log,
             host,
@@ -197,9 +218,9 @@ impl Supervisor {
 
     /// Runs until the process is asked to end, or loses a worker for good.
     pub async fn run(mut self) -> Lost {
-        notify(&[NotifyState::Ready, NotifyState::Status("running")]);
         loop {
-            let happening = self.ears.next(self.gathering.until, self.deadline).await;
+            let Gathering { until, again, .. } = self.gathering;
+            let happening = self.ears.next([again, until, self.deadline]).await;
             if self.handle(happening).await.is_break() {
                 break;
             }
@@ -225,6 +246,7 @@ impl Supervisor {
                 self.gathering.interval_due = self.latency_log.is_some();
                 self.gather();
             }
+            Happening::Gather => self.gather(),
             Happening::GatherOver => self.gathered(),
             Happening::Deadline if self.phase == Phase::Stopping => return ControlFlow::Break(()),
             Happening::Deadline => self.stop("the deadline of the drain has passed"),
@@ -306,6 +328,10 @@ impl Supervisor {
             self.reported(worker, report);
         }
         self.write_interval();
+        let later = std::mem::take(&mut self.gathering.later);
+        self.gathering.waiting.extend(later);
+        self.answer_waiting();
+        tokio::time::sleep(LAST_ANSWERS).await;
         if let Some(log) = self.latency_log.take() {
             log.file.finish().await;
         }
@@ -386,6 +412,11 @@ impl Supervisor {
 
     /// Asks every worker that owes no report for one.
     fn gather(&mut self) {
+        if self.gathering.until.is_none() {
+            let later = std::mem::take(&mut self.gathering.later);
+            self.gathering.waiting.extend(later);
+            self.gathering.again = None;
+        }
         let mut outstanding = false;
         for (index, worker) in self.running.workers.iter().enumerate() {
             let loan = &mut self.gathering.loans[index];
@@ -428,9 +459,38 @@ impl Supervisor {
         if std::mem::take(&mut self.gathering.interval_due) {
             self.write_interval();
         }
+        let patient = self.started.elapsed() < LOOK_PATIENCE;
+        if !self.greeting.is_empty()
+            && !(patient && self.phase == Phase::Running && self.lacks_backend())
+        {
+            self.greet();
+        }
         for Asked { question, answer } in std::mem::take(&mut self.gathering.waiting) {
             let _ = answer.send(self.answer(question));
         }
+    }
+
+    fn answer_waiting(&mut self) {
+        for Asked { question, answer } in std::mem::take(&mut self.gathering.waiting) {
+            let _ = answer.send(self.answer(question));
+        }
+    }
+
+    /// Whether some worker has not reached any backend, though there are some.
+    fn lacks_backend(&self) -> bool {
+        let any = !self.running.settings.backends().is_empty();
+        any && self.totals.workers.iter().any(|worker| !worker.gauges.backends_up.contains(&true))
+    }
+
+    /// Says that the process is ready: to the service manager and to whoever started it.
+    fn greet(&mut self) {
+        if self.phase == Phase::Running {
+            notify(&[NotifyState::Ready, NotifyState::Status("running")]);
+            // Nobody need read it.
+            let _ = std::io::stdout().write_all(self.greeting.as_bytes());
+        }
+        self.greeting.clear();
+        self.ears.second = every(GATHER_EVERY);
     }
 
     fn write_interval(&mut self) {
@@ -473,12 +533,13 @@ impl Supervisor {
             Question::Health | Question::Configuration => {
                 let _ = asked.answer.send(self.answer(asked.question));
             }
-            _ if self.gathering.done.is_some_and(|done| done.elapsed() < FRESH) => {
-                let _ = asked.answer.send(self.answer(asked.question));
-            }
             _ => {
-                self.gathering.waiting.push(asked);
-                self.gather();
+                let gathering = &mut self.gathering;
+                gathering.later.push(asked);
+                if gathering.until.is_none() {
+                    let next = gathering.done.map_or_else(Instant::now, |done| done + REST);
+                    gathering.again = Some(next);
+                }
             }
         }
     }
@@ -571,7 +632,9 @@ impl Supervisor {
 }
 
 impl Ears {
-    async fn next(&mut self, gather: Option<Instant>, deadline: Option<Instant>) -> Happening {
+    /// `deadlines`: of the next gathering, of the one under way, of the phase.
+    async fn next(&mut self, deadlines: [Option<Instant>; 3]) -> Happening {
+        let [again, gathered, over] = deadlines;
         tokio::select! {
             _ = self.signals.terminate.recv() => Happening::Terminate("SIGTERM"),
             _ = self.signals.interrupt.recv() => Happening::Terminate("SIGINT"),
@@ -582,8 +645,9 @@ impl Ears {
             Some(asked) = self.questions.recv() => Happening::Asked(asked),
             _ = self.second.tick() => Happening::Second,
             _ = self.interval.tick() => Happening::Interval,
-            () = until(gather) => Happening::GatherOver,
-            () = until(deadline) => Happening::Deadline,
+            () = until(again) => Happening::Gather,
+            () = until(gathered) => Happening::GatherOver,
+            () = until(over) => Happening::Deadline,
         }
     }
 }
@@ -654,7 +718,7 @@ mod tests {
 
     use super::super::admin::Questions;
     use super::super::fleet::Events;
-    use super::super::{reload::Reload, start};
+    use super::super::reload::Reload;
     use super::*;
     use crate::config::{self, HostFacts, Settled};
 

@@ -51,6 +51,15 @@ pub fn alone(test: &str, body: impl FnOnce()) {
     body();
 }
 
+/// Names a test that cannot run here, and why, for the list that `tests/run` prints.
+pub fn skip(test: &str, why: &str) {
+    eprintln!("{test}: skipped, {why}");
+    if let Some(path) = std::env::var_os("RINGFRONT_SKIPS") {
+        let mut list = File::options().append(true).create(true).open(path).expect("the list");
+        writeln!(list, "{test}: {why}").expect("written");
+    }
+}
+
 /// Whether this process has its network namespace to itself.
 pub fn has_own_network() -> bool {
     std::env::var_os(ALONE).is_some()
