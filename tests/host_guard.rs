@@ -353,22 +353,76 @@ const NAMESPACED: &str = "tcp.somaxconn,tcp.slow_start_after_idle,tcp.migrate_re
                           steer.rps,steer.xps,napi.defer,nic.channels,nic.rings,nic.rss_table,nic.coalesce,nic.offloads,\
                           irq.affinity,udp.guard";
 
+/// What the namespaced tunables change, as text.
+const EVERYTHING: &str = "grep -r . /proc/sys/net/ipv4/tcp_* /proc/sys/net/ipv4/ip_local_* /proc/sys/net/core/somaxconn \
+                          /sys/class/net/d0/queues /sys/class/net/d0/napi_defer_hard_irqs \
+                          /sys/class/net/d0/gro_flush_timeout 2>/dev/null | grep -v -e tcp_fastopen_key -e byte_queue \
+                          -e tcp_child_ehash; nft list ruleset";
+
+#[test]
+fn killed_at_any_moment_it_comes_back_exactly() {
+    let Some(cable) = Cable::lay() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().to_str().unwrap();
+    let before = cable.on_device(&["sh", "-c", EVERYTHING]).0;
+    let mut halfway = 0;
+    // The first write comes after some milliseconds, later where other tests run beside this one.
+    for milliseconds in (4..120).step_by(2) {
+        if halfway == 8 {
+            break;
+        }
+        let mut apply = Command::new("ip")
+            .args([
+                "netns",
+                "exec",
+                &cable.device,
+                env!("CARGO_BIN_EXE_ringfront"),
+                "tune",
+                "apply",
+            ])
+            .args(["--only", NAMESPACED, "--interface", "d0", "--profile", "low-latency"])
+            .args(["--state-dir", state])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it runs");
+        pause(milliseconds);
+        let running = apply.try_wait().expect("it can be asked").is_none();
+        // `ip` has become the program: this is SIGKILL in the middle of it.
+        apply.kill().expect("it is ours");
+        apply.wait().expect("it ends");
+        // An nft that was under way is not killed with it.
+        pause(30);
+        let during = cable.on_device(&["sh", "-c", EVERYTHING]).0;
+        let (text, code) = cable.tune(state, &["revert"]);
+        assert_eq!(code, 0, "{text}");
+        assert_eq!(
+            cable.on_device(&["sh", "-c", EVERYTHING]).0,
+            before,
+            "{milliseconds} ms: {text}"
+        );
+        halfway += u32::from(running && during != before);
+    }
+    assert!(halfway > 0, "no kill came after the first write and before the end");
+}
+
+fn pause(milliseconds: u64) {
+    #[expect(clippy::disallowed_methods, reason = "the moment of the kill is the test")]
+    std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+}
+
 #[test]
 fn a_namespace_is_tuned_and_comes_back_exactly() {
     let Some(cable) = Cable::lay() else { return };
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().to_str().unwrap();
-    let everything = "grep -r . /proc/sys/net/ipv4/tcp_* /proc/sys/net/ipv4/ip_local_* /proc/sys/net/core/somaxconn \
-                      /sys/class/net/d0/queues /sys/class/net/d0/napi_defer_hard_irqs \
-                      /sys/class/net/d0/gro_flush_timeout 2>/dev/null | grep -v -e tcp_fastopen_key -e byte_queue \
-                      -e tcp_child_ehash; nft list ruleset";
-    let before = cable.on_device(&["sh", "-c", everything]).0;
+    let before = cable.on_device(&["sh", "-c", EVERYTHING]).0;
     assert!(before.lines().count() > 50, "{before}");
     let host = ["--only", NAMESPACED, "--interface", "d0", "--profile", "low-latency"];
     let apply: Vec<&str> = ["apply"].into_iter().chain(host).collect();
     let (text, _) = cable.tune(state, &apply);
     assert!(text.contains("written") && !text.contains("failed"), "{text}");
-    let during = cable.on_device(&["sh", "-c", everything]).0;
+    let during = cable.on_device(&["sh", "-c", EVERYTHING]).0;
     assert_ne!(during, before);
     assert!(
         during.contains("tcp_migrate_req:1") && during.contains("gro_flush_timeout:20000"),
@@ -383,6 +437,6 @@ fn a_namespace_is_tuned_and_comes_back_exactly() {
     );
     let (text, code) = cable.tune(state, &["revert"]);
     assert_eq!(code, 0, "{text}");
-    assert_eq!(cable.on_device(&["sh", "-c", everything]).0, before);
+    assert_eq!(cable.on_device(&["sh", "-c", EVERYTHING]).0, before);
     assert_eq!(cable.tune(state, &["revert"]).0.trim(), "nothing is held");
 }
