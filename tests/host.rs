@@ -6,7 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use ringfront::host::catalogue::{Catalogue, Class, Profile};
 use ringfront::host::checks::{Examination, Finding, Severity, examine};
-use ringfront::host::facts::{CertificateFact, Facts, RingFacts};
+use ringfront::host::facts::{Ability, CertificateFact, Facts, Refusal, RingFacts};
 use ringfront::host::guard::{Filter, Plan, native};
 use ringfront::host::persist::sysctl_text;
 use ringfront::host::plan::{Row, Selection, State};
@@ -361,6 +361,32 @@ fn doctor_judges_each_recorded_host_and_writes_nothing() {
     let container = findings(&recorded("container"), 0);
     finds(&container, "limits.io_uring", Severity::Must, "is `2`");
     finds(&container, "udp.guard", Severity::Should, "nft is not installed");
+}
+
+#[test]
+fn doctor_says_what_the_ring_lacks() {
+    let host = recorded("vm");
+    let facts = Facts::read(&host, &inputs().ports, None, 0);
+    let sizing = Sizing::of(&inputs(), &host, &host);
+    let judge = |ring: RingFacts| {
+        examine(&Examination {
+            facts: &facts,
+            ring: &ring,
+            sizing: &sizing,
+            rows: &[],
+            configured: false,
+        })
+    };
+    let ability = |name, needed, present| Ability { name, since: "6.8", needed, present };
+    let lacking = vec![ability("accept", true, false), ability("zero-copy send", false, false)];
+    let all = judge(RingFacts { refused: None, abilities: lacking });
+    finds(&all, "kernel.io_uring", Severity::Must, "lacks accept (6.8)");
+    finds(&all, "kernel.abilities", Severity::Note, "zero-copy send (6.8)");
+    let what = "cannot create an io_uring: Operation not permitted".to_owned();
+    let cure = "run: sysctl kernel.io_uring_disabled=0".to_owned();
+    let all = judge(RingFacts { refused: Some(Refusal { what, cure }), abilities: Vec::new() });
+    finds(&all, "kernel.io_uring", Severity::Must, "Operation not permitted");
+    assert_eq!(all[0].cure.as_deref(), Some("run: sysctl kernel.io_uring_disabled=0"));
 }
 
 #[test]

@@ -5,16 +5,16 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use io_uring::{IoUring, Probe, opcode};
 use serde_json::json;
 
 use super::tune::{LIVE, inputs, pretty};
 use crate::host::catalogue::Profile;
 use crate::host::checks::{Examination, Finding, Severity, examine};
-use crate::host::facts::{Ability, Facts, RingFacts};
+use crate::host::facts::{Ability, Facts, Refusal, RingFacts};
 use crate::host::journal;
 use crate::host::plan::Selection;
 use crate::host::tune::Tune;
+use crate::sys::probe;
 
 /// Read this host: what stands between it and its best.
 ///
@@ -58,41 +58,23 @@ pub fn run(args: DoctorArgs) -> Result<ExitCode, miette::Report> {
     Ok(if must { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// What the kernel's ring can do, by asking it (io_uring_register(2), IORING_REGISTER_PROBE) and by making one in the
-/// mode that the workers use.
+/// What the kernel's ring can do, by the probe that the daemon runs at its start.
 fn ring_facts() -> RingFacts {
-    let ring = match IoUring::new(8) {
-        Ok(ring) => ring,
-        Err(error) => {
-            return RingFacts { refused: Some(error.to_string()), abilities: Vec::new() };
+    match probe::run() {
+        Ok(report) => {
+            let abilities = report.abilities.iter().map(|one| Ability {
+                name: one.name,
+                since: one.since,
+                present: one.found,
+                needed: one.needed,
+            });
+            RingFacts { refused: None, abilities: abilities.collect() }
         }
-    };
-    let mut probe = Probe::new();
-    let probed = ring.submitter().register_probe(&mut probe).is_ok();
-    let deferred = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .build(8)
-        .map(|_: IoUring| ());
-    let operation = |name, code: u8, needed| Ability {
-        name,
-        present: probed && probe.is_supported(code),
-        needed,
-    };
-    let abilities = vec![
-        Ability { name: "deferred task work", present: deferred.is_ok(), needed: true },
-        operation("accept", opcode::AcceptMulti::CODE, true),
-        operation("receive", opcode::RecvMulti::CODE, true),
-        operation("send", opcode::Send::CODE, true),
-        operation("connect", opcode::Connect::CODE, true),
-        operation("close", opcode::Close::CODE, true),
-        operation("cancel", opcode::AsyncCancel::CODE, true),
-        operation("time-outs", opcode::Timeout::CODE, true),
-        operation("messages between rings", opcode::MsgRingData::CODE, false),
-        operation("zero-copy send", opcode::SendZc::CODE, false),
-        operation("zero-copy receive", opcode::RecvZc::CODE, false),
-    ];
-    RingFacts { refused: None, abilities }
+        Err(fault) => RingFacts {
+            refused: Some(Refusal { what: fault.what, cure: fault.cure }),
+            abilities: Vec::new(),
+        },
+    }
 }
 
 fn json_text(findings: &[Finding]) -> String {

@@ -112,16 +112,14 @@ fn ring(examination: &Examination<'_>, report: &mut Report) {
     let kernel = &facts.kernel;
     if let Some(refused) = &ring.refused {
         let cure = match facts.io_uring_disabled {
-            Some(2) => {
+            _ if !refused.cure.is_empty() => refused.cure.as_str(),
+            Some(1 | 2) => {
                 "sysctl -w kernel.io_uring_disabled=0, or 1 with this user's group in kernel.io_uring_group"
-            }
-            Some(1) => {
-                "add this user's group as kernel.io_uring_group, or start with CAP_SYS_ADMIN"
             }
             _ if facts.container => "allow io_uring_setup in the container's seccomp profile",
             _ => "run on Linux 6.8 or later with io_uring built in",
         };
-        let what = format!("no io_uring on Linux {kernel}: {refused}");
+        let what = format!("Linux {kernel}: {}", refused.what);
         report.add(
             Severity::Must,
             "kernel.io_uring",
@@ -131,14 +129,18 @@ fn ring(examination: &Examination<'_>, report: &mut Report) {
         );
         return;
     }
-    let names = |wanted: bool, needed: bool| -> Vec<&str> {
+    let of = |needed: bool, present: bool| -> Vec<String> {
         let some =
-            ring.abilities.iter().filter(|one| one.present == wanted && one.needed >= needed);
-        some.map(|one| one.name).collect()
+            ring.abilities.iter().filter(|one| one.needed == needed && one.present == present);
+        some.map(|one| format!("{} ({})", one.name, one.since)).collect()
     };
-    let missing = names(false, true);
+    let missing = of(true, false);
     if missing.is_empty() {
-        report.ok("kernel.io_uring", format!("Linux {kernel}: {}", names(true, false).join(", ")));
+        let here = ring.abilities.iter().filter(|one| one.present).count();
+        report.ok(
+            "kernel.io_uring",
+            format!("Linux {kernel}: {here} abilities of its ring were tried and found"),
+        );
     } else {
         report.add(
             Severity::Must,
@@ -148,12 +150,7 @@ fn ring(examination: &Examination<'_>, report: &mut Report) {
             "run on Linux 6.8 or later",
         );
     }
-    let optional: Vec<&str> = ring
-        .abilities
-        .iter()
-        .filter(|one| !one.present && !one.needed)
-        .map(|one| one.name)
-        .collect();
+    let optional = of(false, false);
     if !optional.is_empty() {
         report.add(
             Severity::Note,

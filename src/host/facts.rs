@@ -15,15 +15,24 @@ use super::sysroot::Sysroot;
 #[derive(Clone, Debug, Default)]
 pub struct RingFacts {
     /// Why no ring could be made.
-    pub refused: Option<String>,
+    pub refused: Option<Refusal>,
     /// Abilities by name, and whether they are there.
     pub abilities: Vec<Ability>,
+}
+
+/// Why no ring could be made, and what helps.
+#[derive(Clone, Debug, Default)]
+pub struct Refusal {
+    pub what: String,
+    pub cure: String,
 }
 
 /// One ability of the kernel's ring.
 #[derive(Clone, Debug)]
 pub struct Ability {
     pub name: &'static str,
+    /// The kernel that brought it.
+    pub since: &'static str,
     pub present: bool,
     /// ringfront does not start without it.
     pub needed: bool,
