@@ -459,10 +459,9 @@ impl Supervisor {
         if std::mem::take(&mut self.gathering.interval_due) {
             self.write_interval();
         }
-        let patient = self.started.elapsed() < LOOK_PATIENCE;
-        if !self.greeting.is_empty()
-            && !(patient && self.phase == Phase::Running && self.lacks_backend())
-        {
+        let may_wait = self.phase == Phase::Running && self.started.elapsed() < LOOK_PATIENCE;
+        let waits = may_wait && self.lacks_backend();
+        if !self.greeting.is_empty() && !waits {
             self.greet();
         }
         for Asked { question, answer } in std::mem::take(&mut self.gathering.waiting) {
