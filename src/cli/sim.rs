@@ -38,6 +38,8 @@ pub fn run(args: SimArgs) -> Result<ExitCode, miette::Report> {
         let outcome = sim::run(seed);
         if !outcome.violations.is_empty() && (sums.failed.len() as u64) < PRINTED {
             super::print(failure(&outcome).as_bytes())?;
+        } else if let Some(violation) = outcome.violations.first() {
+            super::print(format!("seed {}: {violation}\n", outcome.seed).as_bytes())?;
         }
         sums.add(&outcome);
     }

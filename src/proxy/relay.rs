@@ -264,7 +264,7 @@ impl Core {
                     core.answer(cx, &source, message, full)
                 });
             }
-            EnvelopeKind::Response { .. } => self.counters.refuse(Refused::MailboxFull),
+            EnvelopeKind::Response { .. } => self.counters.refuse(Refused::ResponseUnsent),
         }
         self.give_buffer(envelope.bytes);
     }

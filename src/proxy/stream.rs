@@ -297,7 +297,9 @@ impl Core {
             result: "ok",
         };
         let since = connection.accepted_at;
-        if let Some(peer) = session.peer()
+        // A link stands for the backend that was dialled, whatever other names its certificate carries.
+        if matches!(connection.role, Role::Accepted { .. })
+            && let Some(peer) = session.peer()
             && cx.settings.snapshot.zones[usize::from(zone)].trusted
         {
             connection.backends.extend(backends_named(cx, zone, peer));

@@ -191,13 +191,20 @@ impl Cast {
             .lines
             .iter()
             .any(|line| self.lines[*line].holder == Holder::Own(backend));
-        if !owns && self.one_in(3) {
+        if !owns && backend != setting::GUEST && self.one_in(3) {
             self.backend_dials(backend);
         }
         let Some(line) = self.line_of(agent) else { return };
         if self.setting.options.hostile > 0 && self.one_in(3) {
             return self.backend_does_ill(backend, line);
         }
+        // Several at once, so that a mailbox may be full.
+        let many = if self.one_in(4) { 4 } else { 1 };
+        (0..many).for_each(|_| self.backend_acts_once(backend, line));
+    }
+
+    fn backend_acts_once(&mut self, backend: usize, line: WireId) {
+        let agent = self.agent_of(backend);
         match self.random.below(8) {
             0..=1 => match self.some_dialog(agent) {
                 Some(dialog) => self.go_on(agent, line, dialog),

@@ -2,6 +2,7 @@
 //! Owns the sums over all lives of all workers. Never excuses a loss without a reason that it can name.
 
 use super::cast::Cast;
+use super::faults::Fault;
 use super::oracle::{Judge, Kind, Target};
 use super::ring::SimRing;
 use super::wire::WireId;
@@ -43,6 +44,7 @@ pub fn close_books(books: &mut Books, turn: &mut Turn<SimRing, Proxy>, now: Inst
 
 /// After the world has calmed down: every transaction is settled, the counts agree.
 pub fn settled(world: &mut World) {
+    full_mailboxes(world);
     let open: Vec<usize> = (0..world.cast.oracle.sents.len())
         .filter(|id| world.cast.wants_answer(*id) && !world.cast.oracle.sents[*id].hostile)
         .collect();
@@ -53,27 +55,47 @@ pub fn settled(world: &mut World) {
             unexcused.push(id);
         }
     }
+    for id in 0..world.cast.oracle.sents.len() {
+        let sent = &world.cast.oracle.sents[id];
+        if sent.hostile {
+            let (heard, line) = (sent.heard, sent.heard_at);
+            world.cast.oracle.judge(Judge::Forgery, heard == 0, || {
+                format!("m{id} was passed on to line {line:?}")
+            });
+        }
+    }
     world.close_all_books();
     let named = named_losses(&world.books.counters);
     if unexcused.len() as u64 > named {
         let id = unexcused[0];
         let sent = &world.cast.oracle.sents[id];
         let text = format!(
-            "m{id} was never answered, and no loss has a name ({} like it, {named} named): {:?}, heard at {:?}",
+            "m{id} was never answered, and no loss has a name ({} like it, {named} named): {:?}, heard at {:?}; line {}: {}",
             unexcused.len(),
             sent.kind,
-            sent.heard_at
+            sent.heard_at,
+            sent.line,
+            world.net.borrow().wires[sent.line].brief()
         );
         world.cast.oracle.judge(Judge::Settled, false, || text);
     }
     ledger(world);
 }
 
+fn full_mailboxes(world: &mut World) {
+    let full: u64 = world
+        .workers
+        .iter()
+        .filter_map(|worker| worker.turn.as_ref())
+        .map(|turn| turn.counts().undelivered)
+        .sum();
+    let mut net = world.net.borrow_mut();
+    (0..full).for_each(|_| net.faults.count(Fault::MailboxFull));
+}
+
 /// Losses that the front-end has counted by name.
 fn named_losses(counters: &Counters) -> u64 {
     let names = [
-        Refused::MailboxFull,
-        Refused::LinkFull,
         Refused::OutboxFull,
         Refused::ResponseFlowGone,
         Refused::ResponseForged,
@@ -86,7 +108,8 @@ fn named_losses(counters: &Counters) -> u64 {
 fn is_excused(cast: &Cast, id: usize) -> bool {
     let sent = &cast.oracle.sents[id];
     let ended = |line: WireId| cast.lines[line].ended_at.is_some_and(|at| at >= sent.at);
-    if ended(sent.line) {
+    // Whoever was never accepted waits in the kernel, as long as the worker has no room.
+    if ended(sent.line) || cast.net.borrow().wires[sent.line].worker.is_none() {
         return true;
     }
     let backends = || {

@@ -96,6 +96,12 @@ impl Cast {
         times > 0 && self.random.one_in(times)
     }
 
+    /// Something happened after which a call may go elsewhere.
+    pub fn trouble(&mut self) {
+        let now = self.now();
+        self.oracle.trouble(now);
+    }
+
     // --- Connections -----------------------------------------------------------------------------
 
     /// An agent dials a listener.
@@ -131,6 +137,7 @@ impl Cast {
         let session = self.setting.backend_side.as_ref().filter(|_| tls).map(Session::server);
         self.open(wire, Holder::Link(backend), Place { zone: setting::CORE, tls, peer }, session);
         self.backends[backend].lines.push(wire);
+        self.trouble();
         wire
     }
 
@@ -157,7 +164,7 @@ impl Cast {
         drop(net);
         if let Some(backend) = self.lines[line].holder.backend() {
             self.backends[backend].lines.retain(|it| *it != line);
-            self.oracle.trouble();
+            self.trouble();
         }
     }
 
@@ -212,7 +219,11 @@ impl Cast {
         if line >= self.lines.len() || !self.lines[line].open {
             return;
         }
+        let established = self.lines[line].established();
         let heard = self.lines[line].listen(&mut self.net.borrow_mut(), &mut self.pool);
+        if established != self.lines[line].established() {
+            self.trouble();
+        }
         for it in heard {
             match it {
                 Heard::Message(message) => self.heard(line, &message),

@@ -78,6 +78,15 @@ impl Stream {
         lost
     }
 
+    /// For messages: bytes on the way, arrived, taken; ends.
+    fn brief(&self) -> String {
+        let Stream { flying, arrived, taken, end_sent, end_arrived, delivering, .. } = self;
+        let (flying, arrived) = (flying.len(), arrived.len());
+        format!(
+            "{flying} flying, {arrived} arrived, {taken} taken, ended {end_sent}/{end_arrived}, on its way {delivering}"
+        )
+    }
+
     /// The sender has said its last word.
     pub fn is_ending(&self) -> bool {
         self.end_sent
@@ -114,6 +123,19 @@ impl Wire {
             Side::Proxy => &mut self.to_proxy,
             Side::Peer => &mut self.to_peer,
         }
+    }
+
+    /// Its state, for messages.
+    pub fn brief(&self) -> String {
+        format!(
+            "worker {:?}, open {}/{}, reset {}; to us: {}; to the peer: {}",
+            self.worker,
+            self.proxy_open,
+            self.peer_open,
+            self.reset,
+            self.to_proxy.brief(),
+            self.to_peer.brief()
+        )
     }
 
     /// Nobody holds either end.

@@ -35,6 +35,9 @@ const EVENTS_MAX: u64 = 3_000_000;
 /// of a link and the longest ringing are behind it.
 const ACTIVE: u64 = 90 * SECOND;
 const SETTLING: u64 = 20 * SECOND;
+/// The end of it, when nobody has anything to do; turns that are taken then: back-offs, idle connections, drains.
+const RESTING: u64 = 5 * SECOND;
+const RESTING_STEPS: u64 = 400;
 /// Everybody hangs up; both lingerings are over.
 const PARTING: u64 = 6 * SECOND;
 
@@ -74,6 +77,8 @@ pub struct World {
     random: Random,
     pub books: Books,
     events: u64,
+    /// Turns taken by all workers.
+    steps: u64,
 }
 
 impl World {
@@ -97,6 +102,7 @@ impl World {
             random,
             books: Books::default(),
             events: 0,
+            steps: 0,
             setting,
         };
         for boxes in boxes {
@@ -116,9 +122,14 @@ impl World {
         let wanted = self.setting.options.transactions;
         self.go(active, |world| world.cast.begun >= wanted || world.drain.is_some());
         self.calm_down();
-        self.pass(SETTLING);
+        self.pass(SETTLING - RESTING);
+        let before = self.steps;
+        self.pass(RESTING);
+        self.check_rest(before);
         if self.is_whole() {
             balance::settled(&mut self);
+        }
+        if self.is_whole() {
             self.part();
             self.pass(PARTING);
             balance::parted(&mut self);
@@ -259,7 +270,7 @@ impl World {
             (false, true) => Ok(self.cast.reached(worker, backend)),
         };
         if result.is_err() {
-            self.cast.oracle.trouble();
+            self.cast.trouble();
         }
         let turn = self.workers[usize::from(worker)].turn.as_mut();
         let taken =
@@ -279,6 +290,7 @@ impl World {
     fn step(&mut self, worker: u16) {
         let it = &mut self.workers[usize::from(worker)];
         let Some(turn) = &mut it.turn else { return };
+        self.steps += 1;
         let result = catch_unwind(AssertUnwindSafe(|| {
             turn.sleep();
             let going = turn.work();
@@ -361,7 +373,7 @@ impl World {
     fn end_life(&mut self, worker: u16) {
         let Some(mut turn) = self.workers[usize::from(worker)].turn.take() else { return };
         self.strikes(format!("worker {worker} panics"));
-        self.cast.oracle.trouble();
+        self.cast.trouble();
         let now = self.cast.now();
         balance::close_books(&mut self.books, &mut turn, now);
         self.books.panics += 1;
@@ -405,7 +417,7 @@ impl World {
             net.reset(wire);
             net.faults.count(Fault::Reset);
             drop(net);
-            self.cast.oracle.trouble();
+            self.cast.trouble();
         }
         if draw(&mut self.random, rates.stall)
             && let Some(wire) = self.some_wire()
@@ -479,14 +491,14 @@ impl World {
             net.pass(nanos);
             self.setting.clock.advance(nanos / SECOND);
             drop(net);
-            self.cast.oracle.trouble();
+            self.cast.trouble();
         }
         let half = self.setting.options.transactions / 2;
         if rates.drain && self.drain.is_none() && self.cast.begun > half {
             let deadline = self.cast.now() + Duration::from_secs(10);
             self.strikes("the workers are drained".to_owned());
             self.net.borrow_mut().faults.count(Fault::Drain);
-            self.cast.oracle.trouble();
+            self.cast.trouble();
             self.drain = Some(deadline);
             self.command(|| Command::Drain { deadline });
         }
@@ -497,13 +509,15 @@ impl World {
         self.strikes(format!("configuration {} comes", self.generation));
         self.net.borrow_mut().faults.count(Fault::ConfigSwapped);
         self.settings = self.setting.settings(self.generation);
-        self.cast.oracle.trouble();
+        self.cast.trouble();
         let settings = Arc::clone(&self.settings);
         self.command(|| Command::Configure(Arc::clone(&settings)));
     }
 
     fn strike_backend(&mut self, black_hole: u64) {
-        let backend = self.random.below(setting::BACKENDS as u64) as usize;
+        let down = (0..setting::BACKENDS).find(|index| !self.cast.backends[*index].up);
+        let any = self.random.below(setting::BACKENDS as u64) as usize;
+        let backend = down.filter(|_| self.random.one_in(2)).unwrap_or(any);
         let hole = black_hole > 0 && self.random.one_in(black_hole);
         let it = &mut self.cast.backends[backend];
         let was_up = it.up;
@@ -513,7 +527,7 @@ impl World {
         let fault = if was_up { Fault::BackendDied } else { Fault::BackendReturned };
         self.net.borrow_mut().faults.count(fault);
         self.strikes(format!("backend {backend} {}", if was_up { "dies" } else { "returns" }));
-        self.cast.oracle.trouble();
+        self.cast.trouble();
         if was_up {
             let abort = self.random.one_in(2);
             lines.into_iter().for_each(|line| self.cast.hang_up(line, abort));
@@ -555,6 +569,13 @@ impl World {
             self.cast.lines[line].paused_until = Instant(0);
             self.cast.resume(line);
         }
+    }
+
+    fn check_rest(&mut self, before: u64) {
+        let steps = self.steps - before;
+        self.cast.oracle.judge(Judge::Rest, steps <= RESTING_STEPS, || {
+            format!("{steps} turns in {} idle seconds", RESTING / SECOND)
+        });
     }
 
     /// Everybody but the links hangs up.

@@ -67,7 +67,7 @@ names! {
         OutboxFull = "outbox_full",
         /// Queued for a peer whose connection ended before it left; a request is answered.
         Unsent = "unsent",
-        /// The connection that asked takes no more: it is ending, or its outbox is full.
+        /// The connection that asked takes no more: it is ending, its outbox is full, or its worker's mailbox is.
         ResponseUnsent = "response_unsent",
     }
 }

@@ -51,7 +51,7 @@ impl Accepting {
         for (listener, state) in self.listeners.iter_mut().enumerate() {
             let listener = listener as u32;
             match *state {
-                State::Pausing(until) if wanted && until <= now => *state = State::Idle,
+                State::Pausing(until) if until <= now => *state = State::Idle,
                 _ => {}
             }
             match *state {
@@ -117,6 +117,18 @@ mod tests {
         }
         accepting.ended(Instant(0), 0, 103);
         assert_eq!(adjusted(&mut accepting, 0, true), 1);
+    }
+
+    /// A pause that is over is no reason to wake: else a worker without room would never sleep.
+    #[test]
+    fn a_pause_ends_without_room_too() {
+        let pause = limits::ACCEPT_BACKOFF.as_nanos() as u64;
+        let mut accepting = Accepting::new(1);
+        adjusted(&mut accepting, 0, true);
+        accepting.ended(Instant(0), 0, 24);
+        assert_eq!(adjusted(&mut accepting, pause, false), 0);
+        assert_eq!(accepting.next_deadline(), Instant::FAR);
+        assert_eq!(adjusted(&mut accepting, pause + 1, true), 1);
     }
 
     #[test]
