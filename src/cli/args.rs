@@ -181,6 +181,9 @@ pub struct SimArgs {
     /// Seeds from A to B, B excluded [default: 0..100]
     #[arg(long, value_name = "A..B", value_parser = seeds)]
     pub seeds: Option<Seeds>,
+    /// How many of the last events a failing seed prints.
+    #[arg(long, value_name = "N", default_value_t = crate::sim::RUNGS)]
+    pub events: usize,
 }
 
 /// A range of seeds; never empty.

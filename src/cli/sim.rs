@@ -35,7 +35,7 @@ pub fn run(args: SimArgs) -> Result<ExitCode, miette::Report> {
     };
     let mut sums = Sums::default();
     for seed in seeds.clone() {
-        let outcome = sim::run(seed);
+        let outcome = sim::run(seed, args.events);
         if !outcome.violations.is_empty() && (sums.failed.len() as u64) < PRINTED {
             super::print(failure(&outcome).as_bytes())?;
         } else if let Some(violation) = outcome.violations.first() {

@@ -107,7 +107,12 @@ fn named_losses(counters: &Counters) -> u64 {
 /// Whether the loss of a transaction lies outside of the front-end: a connection that it needed has ended since.
 fn is_excused(cast: &Cast, id: usize) -> bool {
     let sent = &cast.oracle.sents[id];
-    let ended = |line: WireId| cast.lines[line].ended_at.is_some_and(|at| at >= sent.at);
+    // What is sent to a peer that is gone is lost until the front-end can know of it.
+    let ended = |line: WireId| {
+        let over_at = cast.net.borrow().wires[line].over_at;
+        let times = [cast.lines[line].ended_at, over_at];
+        times.into_iter().flatten().any(|at| at >= sent.at)
+    };
     // Whoever was never accepted waits in the kernel, as long as the worker has no room.
     if ended(sent.line) || cast.net.borrow().wires[sent.line].worker.is_none() {
         return true;

@@ -8,8 +8,8 @@ use super::oracle::{Kind, Sent};
 use super::wire::WireId;
 use crate::base::time::Instant;
 
-/// Events that are kept.
-const RUNGS: usize = 200;
+/// Events that are kept, unless more are asked for.
+pub const RUNGS: usize = 200;
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +58,11 @@ impl Default for Ladder {
 }
 
 impl Ladder {
+    /// Keeps so many of the last events.
+    pub fn keep(&mut self, rungs: usize) {
+        self.kept = rungs.max(1);
+    }
+
     pub fn push(&mut self, at: Instant, rung: Rung) {
         let kind = match &rung {
             Rung::Opened { line } => *line as u64,

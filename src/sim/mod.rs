@@ -22,12 +22,15 @@ mod text;
 mod wire;
 mod world;
 
+pub use ladder::RUNGS;
 pub use world::{Outcome, World};
 
 /// What a failing seed is a failure of.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
 
-/// Runs one seed.
-pub fn run(seed: u64) -> Outcome {
-    World::new(setting::Options::drawn(seed)).run()
+/// Runs one seed. A failure comes with its last `rungs` events.
+pub fn run(seed: u64, rungs: usize) -> Outcome {
+    let mut world = World::new(setting::Options::drawn(seed));
+    world.cast.ladder.keep(rungs);
+    world.run()
 }

@@ -112,6 +112,8 @@ pub struct Wire {
     pub peer_open: bool,
     /// The connection was reset; each end learns of it once.
     pub reset: bool,
+    /// When the front-end could first know that it is over.
+    pub over_at: Option<Instant>,
     /// The peer has bytes that found no room; so has the worker.
     pub peer_waits: bool,
     pub proxy_waits: bool,
@@ -359,6 +361,7 @@ impl Net {
             proxy_open: worker.is_some(),
             peer_open: true,
             reset: false,
+            over_at: None,
             peer_waits: false,
             proxy_waits: false,
         });
@@ -473,12 +476,13 @@ impl Net {
 
     /// The connection is reset: what was under way is lost, what has arrived may still be read.
     pub fn reset(&mut self, wire: WireId) {
-        let keep = self.random.one_in(2);
+        let (keep, now) = (self.random.one_in(2), self.now);
         let it = &mut self.wires[wire];
         if it.reset {
             return;
         }
         it.reset = true;
+        it.over_at.get_or_insert(now);
         for to in [Side::Proxy, Side::Peer] {
             let stream = it.stream(to);
             stream.flying.clear();
@@ -497,7 +501,11 @@ impl Net {
 
     /// One end gives its socket back. Unread bytes, or `abort`, reset the connection.
     pub fn close(&mut self, wire: WireId, side: Side, abort: bool) {
+        let now = self.now;
         let it = &mut self.wires[wire];
+        if side == Side::Proxy {
+            it.over_at.get_or_insert(now);
+        }
         let (open, to, from) = match side {
             Side::Proxy => (&mut it.proxy_open, Side::Peer, Side::Proxy),
             Side::Peer => (&mut it.peer_open, Side::Proxy, Side::Peer),
