@@ -84,7 +84,8 @@ impl Machine for Backend {
 
     fn poll(&mut self) -> Option<Output> {
         while let Some(conn) = self.dirty.pop() {
-            if let Some(chunk) = self.streams.get_mut(conn).and_then(|stream| stream.outbox.next()) {
+            if let Some(chunk) = self.streams.get_mut(conn).and_then(|stream| stream.outbox.next())
+            {
                 return Some(Output::Transmit { conn, chunk });
             }
         }

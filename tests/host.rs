@@ -93,6 +93,25 @@ fn bare_metal_gets_queues_interrupts_and_masks_on_the_cards_node() {
 }
 
 #[test]
+fn only_interfaces_with_a_listen_address_are_touched_and_bonds_are_taken_apart() {
+    let host = Recorded::parse(
+        "/sys/class/net/bond0/lower_eth0 -> ../eth0\n/sys/class/net/bond0/lower_eth1 -> ../eth1\n\
+         /sys/class/net/vlan5/lower_bond0 -> ../bond0\n/sys/class/net/eth2/ifindex = 4\n\
+         address lo 127.0.0.1\naddress vlan5 192.0.2.5\naddress eth2 198.51.100.2\naddress eth2 2001:db8::2\n",
+    )
+    .unwrap();
+    let interfaces = |listeners: &[&str]| {
+        let listeners = listeners.iter().map(|one| one.parse().unwrap()).collect();
+        Sizing::of(&Inputs { listeners, ..Inputs::default() }, &host, &host).interfaces
+    };
+    assert_eq!(interfaces(&["192.0.2.5:5061"]), ["eth0", "eth1"]);
+    assert_eq!(interfaces(&["198.51.100.2:5061"]), ["eth2"]);
+    assert_eq!(interfaces(&["[::]:5061"]), ["eth2"]);
+    assert_eq!(interfaces(&["0.0.0.0:5061"]), ["eth0", "eth1", "eth2"]);
+    assert!(interfaces(&["127.0.0.1:5061", "[::1]:5061", "203.0.113.1:5061"]).is_empty());
+}
+
+#[test]
 fn a_virtual_machine_says_why_each_row_does_not_apply_or_conflicts() {
     let rows = rows(&recorded("vm"), Profile::LowLatency);
     stands(&rows, "nic:eth0:channels.combined", State::NotApplicable, "one queue");

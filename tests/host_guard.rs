@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ringfront::host::guard::{Filter, Firewall as _, GuardCounter, NftCommand, guard_counters};
+use ringfront::host::netlink::KernelNic;
+use ringfront::host::nic::{Key, Nic as _};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Frames of each shape.
@@ -422,6 +424,12 @@ fn a_namespace_is_tuned_and_comes_back_exactly() {
     let apply: Vec<&str> = ["apply"].into_iter().chain(host).collect();
     let (text, _) = cable.tune(state, &apply);
     assert!(text.contains("written") && !text.contains("failed"), "{text}");
+    let receive_merging = || {
+        let key = Key::Feature("rx-gro".into());
+        cable.inside(|| KernelNic.read("d0", &key)).expect("the kernel answers").value
+    };
+    // A veth comes with it off: written by netlink, and read back.
+    assert_eq!(receive_merging(), "on");
     let during = cable.on_device(&["sh", "-c", EVERYTHING]).0;
     assert_ne!(during, before);
     assert!(
@@ -438,5 +446,6 @@ fn a_namespace_is_tuned_and_comes_back_exactly() {
     let (text, code) = cable.tune(state, &["revert"]);
     assert_eq!(code, 0, "{text}");
     assert_eq!(cable.on_device(&["sh", "-c", EVERYTHING]).0, before);
+    assert_eq!(receive_merging(), "off");
     assert_eq!(cable.tune(state, &["revert"]).0.trim(), "nothing is held");
 }
