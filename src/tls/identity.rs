@@ -16,6 +16,7 @@ use rustls::{ClientConfig, ServerConfig, SignatureAlgorithm, SupportedProtocolVe
 use super::client_auth::{ClientPolicy, ServerPolicy, Trust, TrustFault, wildcard_covers};
 use super::clock::{TimeProvider, UnixTime};
 use super::fault::{Fault, FaultKind};
+use super::load_sessions::LoadSessions;
 use super::ticket::{Binding, Tickets};
 use crate::config::snapshot::{ClientCertificate, Group, IdentityFiles, KeyKind, Listener};
 use crate::config::snapshot::{Tls, Zone};
@@ -25,9 +26,6 @@ pub(super) const ALPN_SIP: &[u8] = b"sip/2";
 
 /// Sessions that one backend's side keeps for resumption: one for each lane and worker would be enough.
 const CLIENT_SESSIONS: usize = 64;
-
-/// Servers whose sessions a load generator keeps: it dials one name, and rustls keeps eight tickets for each.
-const LOAD_SESSIONS: usize = 8;
 
 /// What is wrong with a side's keys, certificates or trust; control turns it into a configuration error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -601,7 +599,7 @@ impl ClientSide {
         let policy =
             ServerPolicy { trust, allow_wildcard: true, believe_anybody: authorities.is_empty() };
         let resumption = match resume {
-            true => Resumption::in_memory_sessions(LOAD_SESSIONS),
+            true => Resumption::store(Arc::new(LoadSessions::new())),
             false => Resumption::disabled(),
         };
         ClientSide::assemble(provider, name, policy, None, resumption, tls, clock)

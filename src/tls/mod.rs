@@ -9,6 +9,7 @@ pub mod clock;
 pub mod fault;
 pub mod hello;
 pub mod identity;
+mod load_sessions;
 pub mod session;
 pub mod summary;
 pub mod ticket;

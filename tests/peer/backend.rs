@@ -67,8 +67,9 @@ fn what_a_registrar_must_refuse() {
         house.say("alice", &register(&extra));
         assert_eq!(house.ladder(), format!("-> alice  {status} REGISTER vias=1\n"), "{extra}");
     }
-    let too_many: Vec<_> = (1..=11).map(|port| format!("<sip:a@h:{port}>")).collect();
-    house.say("alice", &register(&format!("Call-ID: other\nContact: {}", too_many.join(","))));
+    // One contact is there already.
+    let ten: Vec<_> = (1..=10).map(|port| format!("<sip:a@h:{port}>")).collect();
+    house.say("alice", &register(&format!("Call-ID: other\nContact: {}", ten.join(","))));
     assert_eq!(house.ladder(), "-> alice  403 REGISTER vias=1\n");
     house.say("alice", &request("REGISTER", "sip:example.com", "alice", "To: <sip:example.com>"));
     assert_eq!(house.ladder(), "-> alice  404 REGISTER vias=1\n");
@@ -124,6 +125,6 @@ fn a_ping_is_answered_and_a_lost_stream_is_told_so() {
     house.say("alice", "\n\n");
     assert_eq!(house.ladder(), "-> alice  CRLF\n");
     house.say("alice", &register("").replace("Content-Length: 0", "Content-Length: x"));
-    assert_eq!(house.ladder(), "-> alice  closed\n");
+    assert_eq!(house.ladder(), "-> alice  400 REGISTER vias=1\n-> alice  closed\n");
     assert_eq!(house.counts().streams_lost, 1);
 }
