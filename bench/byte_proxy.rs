@@ -43,6 +43,7 @@ struct ByteProxy {
     side: Option<ServerSide>,
     backend: SocketAddr,
     upstream: Option<ConnId>,
+    connected: bool,
     /// Who asked, in the order in which the backend will answer.
     asked: VecDeque<ConnId>,
     pool: ChunkPool,
@@ -66,6 +67,12 @@ fn message_len(bytes: &[u8]) -> Option<usize> {
 impl ByteProxy {
     fn receive(&mut self, now: Instant, conn: ConnId, bytes: &mut [u8]) {
         let Some(stream) = self.streams.get_mut(conn) else { return };
+        if stream.session.is_none() && stream.plain.is_empty() {
+            // The usual way without TLS: cut where the kernel put it.
+            let used = self.cut(conn, bytes);
+            let Some(stream) = self.streams.get_mut(conn) else { return };
+            return stream.plain.extend_from_slice(&bytes[used..]);
+        }
         let mut plain = std::mem::take(&mut stream.plain);
         match &mut stream.session {
             None => plain.extend_from_slice(bytes),
@@ -81,20 +88,27 @@ impl ByteProxy {
                     let consumed = opened.map_or(stream.cipher.len(), |opened| opened.consumed);
                     stream.cipher.drain(..consumed);
                 }
-                stream.outbox.push(&mut self.pool, &reply);
-                self.dirty.push(conn);
+                if !reply.is_empty() {
+                    stream.outbox.push(&mut self.pool, &reply);
+                    self.dirty.push(conn);
+                }
             }
         }
-        let mut rest = &plain[..];
-        while let Some(len) = message_len(rest) {
-            self.forward(conn, &rest[..len]);
-            rest = &rest[len..];
-        }
-        let used = plain.len() - rest.len();
+        let used = self.cut(conn, &plain);
         plain.drain(..used);
         if let Some(stream) = self.streams.get_mut(conn) {
             stream.plain = plain;
         }
+    }
+
+    /// Forwards the whole messages at the front of `bytes` and says how long they are.
+    fn cut(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        while let Some(len) = message_len(&bytes[used..]) {
+            self.forward(conn, &bytes[used..used + len]);
+            used += len;
+        }
+        used
     }
 
     fn forward(&mut self, from: ConnId, message: &[u8]) {
@@ -117,6 +131,9 @@ impl ByteProxy {
     }
 
     fn transmit(&mut self, conn: ConnId) -> Option<Output> {
+        if Some(conn) == self.upstream && !self.connected {
+            return None;
+        }
         let stream = self.streams.get_mut(conn)?;
         if let Some(chunk) = stream.outbox.next() {
             return Some(Output::Transmit { conn, chunk });
@@ -158,10 +175,16 @@ impl Machine for ByteProxy {
             },
             Input::Finished { conn } => self.closing.push(conn),
             Input::Closed { conn, cause } => {
-                assert!(Some(conn) != self.upstream, "the backend is gone: {}", cause.name());
+                if Some(conn) == self.upstream {
+                    eprintln!("the connection to the backend has ended: {}", cause.name());
+                }
                 self.streams.remove(conn);
             }
-            Input::Connected { .. } | Input::Tick | Input::Drain { .. } => {}
+            Input::Connected { conn } => {
+                self.connected = true;
+                self.dirty.push(conn);
+            }
+            Input::Tick | Input::Drain { .. } => {}
         }
     }
 
@@ -214,6 +237,7 @@ fn main() {
         side: side.clone(),
         backend,
         upstream: None,
+        connected: false,
         asked: VecDeque::new(),
         pool: ChunkPool::new(1 << 30),
         dirty: Vec::new(),
@@ -221,5 +245,5 @@ fn main() {
         answers: 0,
     };
     let (core, seconds) = (rig::parsed("--core", 0), rig::parsed("--seconds", 10));
-    rig::run("byte-proxy", core, Some(listener), 1, build, seconds).print("byte-proxy");
+    rig::run(core, Some(listener), 1, build, seconds).print("byte-proxy");
 }

@@ -23,6 +23,9 @@ use ringfront::worker::{Command, WorkerHandle, WorkerPlan, spawn};
 /// Accepted connections of a bench worker.
 pub const ACCEPTED: u32 = 4096 + limits::ACCEPT_RESERVE;
 
+/// The name of the worker's thread.
+const WORKER: &str = "bench-worker";
+
 /// What ran during the measured time.
 pub struct Measured {
     pub seconds: f64,
@@ -57,7 +60,6 @@ impl Measured {
 /// Runs one Machine, whose report is its count of messages, pinned to `core`: a second to warm up,
 /// then `seconds` measured.
 pub fn run<M>(
-    name: &'static str,
     core: usize,
     listener: Option<SocketAddr>,
     own: u32,
@@ -67,12 +69,12 @@ pub fn run<M>(
 where
     M: Machine<Report = u64> + 'static,
 {
-    let worker = start(name, core, listener, own, build);
+    let worker = start(core, listener, own, build);
     std::thread::sleep(Duration::from_secs(1));
-    let (before, cpu_before) = (report(&worker), cpu_seconds(name));
+    let (before, cpu_before) = (report(&worker), cpu_seconds());
     let begun = std::time::Instant::now();
     std::thread::sleep(Duration::from_secs(seconds));
-    let (after, cpu_after) = (report(&worker), cpu_seconds(name));
+    let (after, cpu_after) = (report(&worker), cpu_seconds());
     let seconds = begun.elapsed().as_secs_f64();
     worker.send(Command::Stop).expect("the worker lives");
     worker.join();
@@ -89,7 +91,6 @@ where
 }
 
 fn start<M>(
-    name: &'static str,
     core: usize,
     listener: Option<SocketAddr>,
     own: u32,
@@ -112,7 +113,7 @@ where
         own,
     };
     let plan = WorkerPlan {
-        name: name.to_owned(),
+        name: WORKER.to_owned(),
         turn,
         mailboxes: mailboxes(1, 1).remove(0),
         prepare: Box::new(move || assert!(affinity::pin(core), "no core {core}")),
@@ -132,19 +133,19 @@ fn report<M: Machine<Report = u64>>(worker: &WorkerHandle<M>) -> WorkerReport<u6
     answered.recv().expect("the worker answers")
 }
 
-/// Processor time of the thread with this name, user and system, by its /proc stat file (proc(5),
+/// Processor time of the worker's thread, user and system, by its /proc stat file (proc(5),
 /// in ticks of 10 ms, scaled to what the scheduler has really given it).
-fn cpu_seconds(name: &str) -> f64 {
+fn cpu_seconds() -> f64 {
     for task in std::fs::read_dir("/proc/self/task").expect("procfs").flatten() {
         let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
-        if read("comm").trim() == name {
+        if read("comm").trim() == WORKER {
             let stat = read("stat");
             let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
             let ticks = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
             return ticks.sum::<f64>() / 100.0;
         }
     }
-    panic!("no thread {name}");
+    panic!("no thread {WORKER}");
 }
 
 /// Bytes waiting to be sent on one connection: one chunk out, one filling, full ones between.
