@@ -124,5 +124,5 @@ fn main() {
         answers: 0,
     };
     let (core, seconds) = (rig::parsed("--core", 1), rig::parsed("--seconds", 60));
-    rig::run("backend", core, Some(address), 0, build, seconds).print("backend");
+    rig::run(core, Some(address), 0, build, seconds).print("backend");
 }
