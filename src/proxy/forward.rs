@@ -3,7 +3,7 @@
 //! Invariant: bytes that no rule names leave as they came, in order.
 
 use crate::config::snapshot::{Family, PathPolicy, Transport};
-use crate::sip::{Message, Method, Name, Patch, Range32, Start};
+use crate::sip::{Message, Method, Name, Patch, Range32, Start, Via};
 
 use super::connection::Source;
 use super::route::{Rewrite, Routed};
@@ -30,6 +30,7 @@ pub struct Way<'w> {
 pub fn request<'m>(
     settings: &Settings,
     message: &'m Message<'m>,
+    via: &Via<'_>,
     source: &Source,
     routed: &Routed<'_>,
     way: &Way<'_>,
@@ -40,9 +41,7 @@ pub fn request<'m>(
         writer.push(&out.via);
         writer.push(way.branch);
     });
-    if let Ok(via) = message.top_via() {
-        patch.set_received_rport(&via, source.peer.ip().to_canonical(), source.peer.port());
-    }
+    patch.set_received_rport(via, source.peer.ip().to_canonical(), source.peer.port());
     hops(message, &mut patch);
     rewrite(message, routed, &mut patch);
     let method = message.method();
@@ -187,6 +186,14 @@ pub fn response<'m>(message: &'m Message<'m>) -> Patch<'m> {
     patch
 }
 
+/// Whether a Via value has the parameter, without parsing it: `keep` in any case behind a semicolon.
+fn says_keep(via: &[u8]) -> bool {
+    memchr::memchr_iter(b';', via).any(|at| {
+        let name = via[at + 1..].trim_ascii_start();
+        name.len() >= 4 && name[..4].eq_ignore_ascii_case(b"keep")
+    })
+}
+
 /// How often a neighbour should send keepalives, in seconds: NAT bindings for TCP are known to go after two minutes
 /// (RFC 5626 4.4.1 takes 120 s as the ceiling for connections).
 const KEEPALIVE_SECONDS: &[u8] = b"120";
@@ -196,6 +203,10 @@ const KEEPALIVE_SECONDS: &[u8] = b"120";
 fn keep(message: &Message<'_>, patch: &mut Patch<'_>) {
     let Ok(cseq) = message.cseq() else { return };
     let method = Method::from_bytes(cseq.method);
+    let asked = message.values(Name::Via).skip(1).any(|value| says_keep(value.bytes));
+    if !asked && method != Method::Register {
+        return;
+    }
     let may_carry = matches!(method, Method::Register | Method::Invite | Method::Subscribe);
     for (depth, via) in message.vias().skip(1).enumerate() {
         let Ok(via) = via else { return };

@@ -63,7 +63,7 @@ enum EnvelopeKind {
     /// A request as it came in, with where it came from: the worker that owns the flow edits and sends it.
     Request { source: Box<Source> },
     /// A response ready to be sent on this flow.
-    Response { flow: FlowId },
+    Response { flow: FlowId, origin: Origin },
 }
 
 /// What one worker hands to control: counts since the last report, and how things stand now.
@@ -96,6 +96,13 @@ impl Report {
             gauges: Gauges::default(),
         }
     }
+}
+
+/// Who wrote a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Peer,
+    Own,
 }
 
 /// Settings and the time of the call: what every step reads.

@@ -4,12 +4,13 @@
 
 use std::fmt::Write;
 
+use memchr::memmem;
 use smallvec::SmallVec;
 
 use crate::base::machine::ConnId;
 use crate::config::snapshot::Transport;
 use crate::sip::{
-    Fault, FaultKind, FrameState, Framed, Message, Method, Name, Start, frame, reply,
+    Fault, FaultKind, FrameState, Framed, Message, Method, Name, Range32, Start, Via, frame, reply,
 };
 use crate::telemetry::counter::{Outcome, Refused, TransportRefused};
 use crate::telemetry::latency::Stage;
@@ -17,8 +18,8 @@ use crate::telemetry::latency::Stage;
 use super::connection::Source;
 use super::forward::{self, Way};
 use super::route::{Answer, Routed, Router, Target};
-use super::token::{Branch, BranchKey, FlowId, PeerId, UniqueFields};
-use super::{Context, Core, Envelope, EnvelopeKind};
+use super::token::{self, Branch, BranchKey, FlowId, PeerId, UniqueFields};
+use super::{Context, Core, Envelope, EnvelopeKind, Origin};
 
 /// What we say in an OPTIONS answer.
 const ALLOW: &[u8] =
@@ -27,6 +28,7 @@ const SUPPORTED: &[u8] = b"path, outbound";
 
 /// The parts of a request that its branch is made of, read once.
 struct Keys<'a> {
+    via: Via<'a>,
     call_id: &'a [u8],
     cseq: u32,
     unique: u64,
@@ -57,7 +59,7 @@ impl Core {
         let Ok(keys) = keys(cx, source, message) else {
             return self.answer(cx, source, message, Answer::new(400, Refused::Malformed));
         };
-        if message.top_via().is_ok_and(|via| via.transport.eq_ignore_ascii_case(b"UDP")) {
+        if keys.via.transport.eq_ignore_ascii_case(b"UDP") {
             self.counters.refuse_transport(TransportRefused::Via);
         }
         match self.judge(cx, source, message, &keys) {
@@ -206,7 +208,7 @@ impl Core {
             dialog_flow,
             dialog_backend,
         };
-        let patch = forward::request(cx.settings, message, source, routed, &way);
+        let patch = forward::request(cx.settings, message, &keys.via, source, routed, &way);
         if self.queue(cx, conn, patch.len(), patch.pieces()).is_err() {
             self.answer(cx, source, message, Answer::new(503, Refused::LinkFull));
             return false;
@@ -247,9 +249,9 @@ impl Core {
                     }
                 });
             }
-            EnvelopeKind::Response { flow } => {
+            EnvelopeKind::Response { flow, origin } => {
                 let bytes = &envelope.bytes;
-                self.deliver_response(cx, flow, bytes.len(), std::iter::once(&bytes[..]));
+                self.deliver_response(cx, flow, origin, bytes.len(), std::iter::once(&bytes[..]));
             }
         }
         self.give_buffer(envelope.bytes);
@@ -303,7 +305,8 @@ impl Core {
             core.counters.answer(status);
             core.reread(cx, &text, |core, response| {
                 let patch = forward::response(response);
-                core.deliver_response(cx, branch.trusted().flow, patch.len(), patch.pieces());
+                let flow = branch.trusted().flow;
+                core.deliver_response(cx, flow, Origin::Own, patch.len(), patch.pieces());
             });
             text.clear();
             core.text = text;
@@ -393,7 +396,7 @@ impl Core {
         reply(message, status, None, extra, &tag, received, &mut text);
         self.counters.answer(status);
         self.note_status(cx, source, status);
-        self.deliver_response(cx, source.flow, text.len(), std::iter::once(&text[..]));
+        self.deliver_response(cx, source.flow, Origin::Own, text.len(), std::iter::once(&text[..]));
         text.clear();
         self.text = text;
     }
@@ -407,7 +410,8 @@ impl Core {
                     return self.counters.refuse(Refused::ResponseEndsHere);
                 }
                 let patch = forward::response(message);
-                if self.deliver_response(cx, branch.flow, patch.len(), patch.pieces()) {
+                if self.deliver_response(cx, branch.flow, Origin::Peer, patch.len(), patch.pieces())
+                {
                     self.turn.responses += 1;
                 }
             }
@@ -499,13 +503,14 @@ impl Core {
         &mut self,
         cx: Context<'_>,
         flow: FlowId,
+        origin: Origin,
         len: usize,
         pieces: impl Iterator<Item = &'p [u8]>,
     ) -> bool {
         if flow.worker != self.worker && flow.worker < cx.settings.workers {
             let mut bytes = self.take_buffer();
             pieces.for_each(|piece| bytes.extend_from_slice(piece));
-            let kind = EnvelopeKind::Response { flow };
+            let kind = EnvelopeKind::Response { flow, origin };
             self.counters.crossings += 1;
             let envelope = Envelope { kind, posted: cx.now, bytes };
             self.posts.push_back((u16::from(flow.worker), envelope));
@@ -522,7 +527,8 @@ impl Core {
         let zone = usize::from(connection.zone);
         match self.queue(cx, conn, len, pieces) {
             Ok(()) => {
-                self.counters.zones[zone].responses_forwarded += 1;
+                let forwarded = u64::from(origin == Origin::Peer);
+                self.counters.zones[zone].responses_forwarded += forwarded;
                 true
             }
             Err(_) => {
@@ -562,15 +568,19 @@ fn keys<'a>(cx: Context<'_>, source: &Source, message: &Message<'a>) -> Result<K
     });
     let routes = message.values(Name::Route).map(|value| value.bytes);
     let loop_part = key.loop_part(uri, routes, call_id, from_tag, cseq);
-    Ok(Keys { call_id, cseq, unique, loop_part })
+    Ok(Keys { via, call_id, cseq, unique, loop_part })
 }
 
-/// Whether the request has been here with the same Request-URI and Route (RFC 5393 4.2.2).
+/// Whether the request has been here with the same Request-URI and Route (RFC 5393 4.2.2). Only values that hold the
+/// beginning of a branch of ours are parsed.
 fn loops(cx: Context<'_>, message: &Message<'_>, keys: &Keys<'_>) -> bool {
-    message.vias().flatten().any(|via| {
-        via.branch().and_then(BranchKey::read).is_some_and(|read| {
-            read.loop_part() == keys.loop_part && cx.settings.is_own(via.host, via.port)
-        })
+    message.values(Name::Via).any(|value| {
+        memmem::find(value.bytes, token::BEGINNING).is_some()
+            && Via::parse(value.bytes, Range32::new(0, value.bytes.len() as u32)).is_ok_and(|via| {
+                let read = via.branch().and_then(BranchKey::read);
+                read.is_some_and(|read| read.loop_part() == keys.loop_part)
+                    && cx.settings.is_own(via.host, via.port)
+            })
     })
 }
 

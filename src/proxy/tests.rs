@@ -806,7 +806,8 @@ fn double_record_route_for_all_pairs_of_sides() {
                     dialog_flow: flow,
                     dialog_backend: PeerId(7),
                 };
-                let patch = forward::request(&settings, &message, &source, &routed, &way);
+                let via = message.top_via().unwrap();
+                let patch = forward::request(&settings, &message, &via, &source, &routed, &way);
                 let sent: Vec<u8> = patch.pieces().flatten().copied().collect();
                 let sent = String::from_utf8(sent).unwrap().replace(&token, "T");
                 let expected = [

@@ -16,6 +16,8 @@ use smallvec::SmallVec;
 
 /// The magic cookie of RFC 3261 8.1.1.7.
 pub const COOKIE: &[u8] = b"z9hG4bK";
+/// How every branch of ours begins: cookie, and the first character of what version 1 is written as.
+pub const BEGINNING: &[u8] = b"z9hG4bKc";
 const VERSION: u8 = 1;
 const BRANCH_BYTES: usize = 35;
 const FLOW_BYTES: usize = 35;
@@ -474,6 +476,7 @@ mod tests {
         let read = BranchKey::read(&text).unwrap();
         assert_eq!(read.verify(&key, peer, b"call", 1), Some(branch()));
         assert_eq!(read.loop_part(), 43);
+        assert!(text.starts_with(BEGINNING));
         assert_eq!(read.verify(&key, PeerId(6), b"call", 1), None);
         assert_eq!(read.verify(&key, peer, b"calm", 1), None);
         assert_eq!(read.verify(&key, peer, b"call", 2), None);
