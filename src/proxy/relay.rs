@@ -353,7 +353,10 @@ impl Core {
         let mut unsupported = Vec::new();
         let mut extra: SmallVec<[(&str, &[u8]); 2]> = SmallVec::new();
         if let Some(text) = answer.warning {
-            warning.extend_from_slice(b"399 ");
+            // 380 is SIPS Not Allowed (RFC 5630 5.3).
+            let code =
+                if answer.transport == Some(TransportRefused::Sips) { "380 " } else { "399 " };
+            warning.extend_from_slice(code.as_bytes());
             warning.extend_from_slice(cx.settings.snapshot.node.as_bytes());
             warning.extend_from_slice(b" \"");
             warning.extend_from_slice(text.as_bytes());
