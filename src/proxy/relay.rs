@@ -570,7 +570,7 @@ fn keys<'a>(cx: Context<'_>, source: &Source, message: &Message<'a>) -> Result<K
         zone: source.zone,
     });
     let routes = message.values(Name::Route).map(|value| value.bytes);
-    let loop_part = key.loop_part(uri, routes, call_id, from_tag, cseq);
+    let loop_part = key.loop_part(uri, routes, call_id, from_tag, cseq, source.zone);
     Ok(Keys { via, call_id, cseq, unique, loop_part })
 }
 

@@ -136,6 +136,7 @@ impl BranchKey {
         call_id: &[u8],
         from_tag: &[u8],
         cseq: u32,
+        zone: u16,
     ) -> u32 {
         let mut hasher = self.hasher(b'l');
         field(&mut hasher, request_uri);
@@ -145,6 +146,7 @@ impl BranchKey {
         field(&mut hasher, call_id);
         field(&mut hasher, from_tag);
         hasher.write_u32(cseq);
+        hasher.write_u16(zone);
         hasher.finish128().h1 as u32
     }
 
@@ -492,6 +494,7 @@ mod tests {
         assert_eq!(keys.read(&text, b"other"), Reading::Forged);
     }
 
+    /// 5626-5.2-a
     #[test]
     fn two_keys_live_and_the_third_is_forged() {
         let old = keys().write_flow(FLOW);
@@ -504,6 +507,7 @@ mod tests {
         assert!(!token.this_node);
     }
 
+    /// 5626-5.2-a
     #[test]
     fn a_flow_token_is_never_a_route_token() {
         let keys = keys();
