@@ -605,7 +605,12 @@ impl Core {
         if matches!(connection.phase, Phase::Preface | Phase::Handshaking | Phase::Dialling) {
             return self.abort(cx, conn, Closed::PeerFinished);
         }
+        let role = connection.role;
         if connection.phase == Phase::Open {
+            // Nothing new is begun on it (RFC 5923 8.3).
+            if let Role::Link { link } = role {
+                self.link_lost(cx, conn, link);
+            }
             self.goodbye(conn);
         }
         if let Some(connection) = self.connections.get_mut(conn)
