@@ -1,5 +1,7 @@
 //! The proxy as a Machine, bytes in and bytes out, with nothing beneath it.
 
+mod rules;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -288,6 +290,7 @@ fn header<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
     lines.filter(|(it, _)| *it == name).map(|(_, value)| value).collect()
 }
 
+/// 3261-16.6-b, 3261-18.2.1-a
 #[test]
 fn a_request_gets_our_via_and_its_response_loses_it() {
     let mut bench = Bench::new(1);
@@ -308,6 +311,7 @@ fn a_request_gets_our_via_and_its_response_loses_it() {
     assert_eq!(header(&answer, "Via").len(), 1);
 }
 
+/// 3261-16.4-c, 3261-16.6-c, 5626-5.3.2-a, 5658-5-a
 #[test]
 fn an_invite_is_record_routed_on_both_sides_and_its_dialog_follows_the_token() {
     let mut bench = Bench::new(1);
@@ -349,6 +353,7 @@ fn an_invite_is_record_routed_on_both_sides_and_its_dialog_follows_the_token() {
     assert!(bench.take(backend).starts_with("SIP/2.0 200"));
 }
 
+/// 5626-5.3.1-a, 5923-P
 #[test]
 fn register_gets_a_path_that_leads_back_even_from_another_worker() {
     let mut bench = Bench::new(2);
@@ -376,6 +381,7 @@ fn register_gets_a_path_that_leads_back_even_from_another_worker() {
     assert!(bench.take(other).starts_with("SIP/2.0 430"));
 }
 
+/// 5626-5.2-a, 5626-5.3.1-a
 #[test]
 fn tokens_of_others_and_forged_ones_are_refused() {
     let mut bench = Bench::new(1);
@@ -420,6 +426,7 @@ fn a_response_counts_only_from_the_peer_that_was_asked_and_for_its_call() {
     assert!(bench.take(client).starts_with("SIP/2.0 200"));
 }
 
+/// 3261-16.3-b, 3261-16.3-c
 #[test]
 fn requests_with_nowhere_to_go_get_the_right_status() {
     let mut bench = Bench::new(1);
@@ -461,6 +468,7 @@ fn requests_with_nowhere_to_go_get_the_right_status() {
     assert_eq!(bench.take(client), "");
 }
 
+/// 3261-18.4-a
 #[test]
 fn a_dead_pool_is_503_and_a_dead_backend_is_passed_over() {
     let mut bench = Bench::new(1);
@@ -487,6 +495,7 @@ fn a_dead_pool_is_503_and_a_dead_backend_is_passed_over() {
     bench.at_backend();
 }
 
+/// 5393-4.1-a, 5393-4.2-b
 #[test]
 fn a_request_that_went_round_is_a_loop_and_a_spiral_is_not() {
     let mut bench = Bench::new(1);
@@ -500,6 +509,7 @@ fn a_request_that_went_round_is_a_loop_and_a_spiral_is_not() {
     assert_eq!(header(&spiral, "Via").len(), 3);
 }
 
+/// 3261-8.1.1.7-a, 3261-16.11-a
 #[test]
 fn a_cancel_and_an_ack_carry_the_branch_of_their_invite() {
     let mut bench = Bench::new(1);
@@ -514,6 +524,7 @@ fn a_cancel_and_an_ack_carry_the_branch_of_their_invite() {
     assert_eq!(header(&invite, "Via")[0], header(&ack, "Via")[0]);
 }
 
+/// 5626-5.4-a
 #[test]
 fn pings_are_answered_split_or_not_and_never_inside_a_message() {
     let mut bench = Bench::new(1);
@@ -530,6 +541,7 @@ fn pings_are_answered_split_or_not_and_never_inside_a_message() {
     assert!(bench.take(client).starts_with("SIP/2.0 200"));
 }
 
+/// 3261-18.3-a
 #[test]
 fn unframeable_is_answered_400_and_closed_after_a_moment() {
     let mut bench = Bench::new(1);
@@ -543,6 +555,7 @@ fn unframeable_is_answered_400_and_closed_after_a_moment() {
     assert_eq!(bench.closed, [client]);
 }
 
+/// 3261-18.3-b
 #[test]
 fn half_a_message_and_silence_is_closed_at_the_deadline() {
     let mut bench = Bench::new(1);
@@ -555,6 +568,7 @@ fn half_a_message_and_silence_is_closed_at_the_deadline() {
     assert_eq!(bench.closed, [client]);
 }
 
+/// 3261-16.9-a, 3261-18.4-a
 #[test]
 fn a_link_that_dies_with_requests_unsent_answers_each() {
     let mut snapshot = snapshot();
@@ -607,6 +621,7 @@ fn headers_of_the_inside_are_stripped_from_outside_only() {
     assert!(!arrived.to_lowercase().contains("ceo"), "{arrived}");
 }
 
+/// 5923-8.3-a
 #[test]
 fn a_drain_refuses_new_dialogs_and_closes_at_a_pace() {
     let mut bench = Bench::new(1);
@@ -645,6 +660,7 @@ fn our_own_keepalive_goes_to_silent_clients() {
 }
 
 /// RFC 6223 4.4, RFC 5626 5.4.
+/// 5626-5.4-c, 6223-4.4-a, 6223-10-a
 #[test]
 fn a_neighbour_that_asks_for_keepalives_is_told_how_often() {
     let mut bench = Bench::new(1);
@@ -662,6 +678,7 @@ fn a_neighbour_that_asks_for_keepalives_is_told_how_often() {
 }
 
 /// Every place where a transport can be named (RFC 3261 18, 3263-4.1-a, 5630-5.3).
+/// 3261-18.2.2-b, 5630-5.3-a, 3261-18-a
 #[test]
 fn udp_is_refused_where_it_decides_and_let_be_elsewhere() {
     use crate::telemetry::counter::TransportRefused;
@@ -721,6 +738,7 @@ fn udp_is_refused_where_it_decides_and_let_be_elsewhere() {
 }
 
 /// RFC 5630 5.3.
+/// 5630-5.3-d
 #[test]
 fn a_sips_request_with_a_sip_contact_is_inconsistent() {
     let mut bench = Bench::new(1);
@@ -729,18 +747,11 @@ fn a_sips_request_with_a_sip_contact_is_inconsistent() {
     assert!(bench.take(client).starts_with("SIP/2.0 400"));
 }
 
-/// RFC 5658: all 16 pairs of family and transport, in both directions, with advertised names.
-#[test]
-fn double_record_route_for_all_pairs_of_sides() {
-    let mut snapshot = snapshot();
-    snapshot.zones[1].advertised = ZoneAdvertised {
-        tcp_v4: advertised("core.example.com", 5070, Transport::Tcp),
-        tcp_v6: advertised("[2001:db8::9]", 5070, Transport::Tcp),
-        tls_v4: advertised("core.example.com", 5071, Transport::Tls),
-        tls_v6: advertised("[2001:db8::9]", 5071, Transport::Tls),
-    };
-    let settings = settings_of(snapshot, 1);
-    let sides = [
+/// A side: its transport, a peer there, and our two values towards it, in the outer zone and in the inner one.
+type Side = (Transport, &'static str, [&'static str; 2]);
+
+fn sides() -> [Side; 4] {
+    [
         (
             Transport::Tcp,
             "192.0.2.50:1",
@@ -767,15 +778,29 @@ fn double_record_route_for_all_pairs_of_sides() {
             "[2001:db8::50]:1",
             ["<sips:T@[2001:db8::1]:5061;lr>", "<sips:T@[2001:db8::9]:5071;lr>"],
         ),
-    ];
+    ]
+}
+
+/// RFC 5658: all 16 pairs of family and transport, in both directions, with advertised names.
+/// 3261-16.6-c, 5630-5.3-e, 5658-5-a, 5658-6.2-a, 5658-6.2-b, 3261-16.6-d
+#[test]
+fn double_record_route_for_all_pairs_of_sides() {
+    let mut snapshot = snapshot();
+    snapshot.zones[1].advertised = ZoneAdvertised {
+        tcp_v4: advertised("core.example.com", 5070, Transport::Tcp),
+        tcp_v6: advertised("[2001:db8::9]", 5070, Transport::Tcp),
+        tls_v4: advertised("core.example.com", 5071, Transport::Tls),
+        tls_v6: advertised("[2001:db8::9]", 5071, Transport::Tls),
+    };
+    let settings = settings_of(snapshot, 1);
     let flow = FlowId { worker: 0, incarnation: 1, slot: 2, generation: 3 };
     let text =
         request("INVITE", "sip:bob@example.com", "t1", "Record-Route: <sip:below.invalid;lr>\r\n");
     let token = settings.token_keys.write_route(flow, PeerId(7), b"t1");
     let token = String::from_utf8(token.to_vec()).unwrap();
     for (zone_in, zone_out) in [(0u16, 1u16), (1, 0)] {
-        for (transport_in, peer_in, faces_in) in &sides {
-            for (transport_out, peer_out, faces_out) in &sides {
+        for (transport_in, peer_in, faces_in) in &sides() {
+            for (transport_out, peer_out, faces_out) in &sides() {
                 let framed = crate::sip::frame(
                     text.as_bytes(),
                     &mut Default::default(),
@@ -830,6 +855,7 @@ fn double_record_route_for_all_pairs_of_sides() {
 }
 
 /// Two TLS or TCP clients, a backend without Record-Route: the second token's flow decides, both ways.
+/// 5626-5.3-a
 #[test]
 fn a_backend_that_does_not_record_route_leaves_two_tokens_and_the_second_decides() {
     let mut snapshot = snapshot();
@@ -882,6 +908,7 @@ fn a_backend_that_does_not_record_route_leaves_two_tokens_and_the_second_decides
 }
 
 /// RFC 3261 16.4, 16.12.1.2: strict routers before and behind us.
+/// 3261-16.4-a, 3261-16.4-b, 3261-16.6-e
 #[test]
 fn strict_routers_get_what_they_expect() {
     let mut bench = Bench::new(1);
@@ -926,6 +953,7 @@ fn strict_routers_get_what_they_expect() {
     assert!(at.starts_with("OPTIONS sip:bob@far.invalid;x=y SIP/2.0\r\n"), "{at}");
 }
 
+/// 5626-5.3.1-a
 #[test]
 fn a_worker_that_starts_anew_answers_for_nothing_of_its_earlier_life() {
     let mut bench = Bench::new(1);
