@@ -11,6 +11,7 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).expect("a file").permissions().mode() & 0o777
 }
 
+/// 3261-18.2.1-b, 3261-26-a
 #[test]
 fn ringfront_alone_answers_over_tcp_and_tls_in_both_families() {
     alone("ringfront_alone_answers_over_tcp_and_tls_in_both_families", || {

@@ -181,6 +181,7 @@ fn score(key: u64, peer: PeerId, weight: u16) -> f64 {
 mod tests {
     use super::*;
 
+    /// 3263-4.4-a
     #[test]
     fn shares_follow_the_weights_and_only_the_lost_share_moves() {
         let peers = [PeerId(11), PeerId(23), PeerId(37)];

@@ -34,6 +34,7 @@ fn settled(text: &str) -> Settled {
     load_text(text).unwrap_or_else(|faults| panic!("{}", faults.text()))
 }
 
+/// 3261-18.2.1-b
 #[test]
 fn the_listener_overrides_the_zone_and_the_zone_the_bound_address() {
     let settled = settled(

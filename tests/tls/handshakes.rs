@@ -23,6 +23,7 @@ fn exchange(client: &mut End, server: &mut End) {
     assert_eq!(client.plain, b"SIP/2.0 200 OK\r\n\r\n");
 }
 
+/// 5922-7.8-a
 #[test]
 fn every_version_group_and_key() {
     let groups = [
@@ -153,6 +154,7 @@ fn without_alpn(hello: &[u8]) -> Vec<u8> {
     hello
 }
 
+/// 7301-3.2-a
 #[test]
 fn application_protocol_is_agreed_or_refused() {
     let (mut client, mut server) = alpn(true, true);
@@ -165,6 +167,7 @@ fn application_protocol_is_agreed_or_refused() {
     assert_eq!(client.fault.unwrap().kind, FaultKind::AlertNoApplicationProtocol);
 }
 
+/// 7301-3.2-a
 #[test]
 fn another_protocol_is_refused_by_name() {
     // RFC 7301 3.2; an https request led here must not be answered as SIP.
@@ -214,6 +217,7 @@ fn shown(setup: &mut Setup, server_name: &'static str) -> (Option<FaultKind>, Ve
     (client.fault.map(|fault| fault.kind), names)
 }
 
+/// 5922-7.8-a
 #[test]
 fn the_certificate_is_chosen_by_name() {
     let mut setup = Setup::new();

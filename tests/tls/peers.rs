@@ -101,6 +101,7 @@ fn wrong_clients(ca: &Authority) -> Vec<(&'static str, Issued, FaultKind, AlertD
     ]
 }
 
+/// 5922-7.1-a, 5922-7.1-b, 5922-7.2-a
 #[test]
 fn wrong_client_certificates_are_refused_by_reason() {
     for (tls12, mode) in [(false, Mode::Required), (true, Mode::Required), (false, Mode::Optional)]
@@ -141,6 +142,7 @@ fn report_lets_all_in_and_says_whom_it_would_refuse() {
     assert!(server.session.peer().unwrap().is(PHONE));
 }
 
+/// 5922-7.4-a
 #[test]
 fn no_certificate_is_refused_only_where_one_is_required() {
     for tls12 in [false, true] {
@@ -158,6 +160,7 @@ fn no_certificate_is_refused_only_where_one_is_required() {
     }
 }
 
+/// 5922-7.1-b
 #[test]
 fn good_clients_are_known_by_their_sip_identity() {
     let ca = Authority::new("client CA");
@@ -269,6 +272,7 @@ fn server_shows(setup: &mut Setup, shown: &Issued) -> (Option<FaultKind>, Option
     (kind(&client), kind(&server))
 }
 
+/// 5922-7.1-a, 5922-7.2-a, 5922-7.3-a
 #[test]
 fn wrong_servers_are_refused_by_reason() {
     use FaultKind as F;
@@ -347,6 +351,7 @@ fn good_servers() {
     assert_eq!(server_shows(&mut setup, &shown).0, Some(FaultKind::CertificateUnknownIssuer));
 }
 
+/// 3261-26-a
 #[test]
 fn mutual_authentication_knows_both() {
     let ca = Authority::new("client CA");

@@ -327,6 +327,7 @@ fn a_flipped_bit_ends_the_connection_with_an_alert() {
     }
 }
 
+/// 5923-8.3-a
 #[test]
 fn both_ends_close_in_order() {
     for tls12 in [false, true] {
