@@ -201,6 +201,9 @@ fn files_and_functions_stay_readable() {
         if lines > LINES_MAX {
             faults.push(format!("{}: {lines} lines, {LINES_MAX} is the stop", source.path));
         }
+        if source.path.ends_with("/tests.rs") {
+            continue;
+        }
         let code = without_tests(&source.text);
         let mut start: Option<(usize, usize, String)> = None;
         for (number, line) in code.lines().enumerate() {
