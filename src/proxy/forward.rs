@@ -194,9 +194,9 @@ fn says_keep(via: &[u8]) -> bool {
     })
 }
 
-/// How often a neighbour should send keepalives, in seconds: NAT bindings for TCP are known to go after two minutes
-/// (RFC 5626 4.4.1 takes 120 s as the ceiling for connections).
-const KEEPALIVE_SECONDS: &[u8] = b"120";
+/// How often a neighbour should send keepalives, in seconds: below the 120 s that RFC 5626 4.4.1 takes as the ceiling for
+/// connections, and below the shortest default idle timeout.
+const KEEPALIVE_SECONDS: &[u8] = b"90";
 
 /// RFC 6223 4.4: a neighbour that sent a bare `keep` gets a value, in the responses that may carry one; values that
 /// others put into lower Vias are taken away. Flow-Timer (RFC 5626 5.4) says the same time.

@@ -673,8 +673,8 @@ fn a_neighbour_that_asks_for_keepalives_is_told_how_often() {
         .replace("Content-Length", "Require: outbound\r\nContent-Length");
     bench.send(backend, &answer);
     let answer = bench.take(client);
-    assert!(header(&answer, "Via")[0].contains(";keep=120;"), "{answer}");
-    assert_eq!(header(&answer, "Flow-Timer"), ["120"]);
+    assert!(header(&answer, "Via")[0].contains(";keep=90;"), "{answer}");
+    assert_eq!(header(&answer, "Flow-Timer"), ["90"]);
 }
 
 /// Every place where a transport can be named (RFC 3261 18, 3263-4.1-a, 5630-5.3).

@@ -372,7 +372,7 @@ fn a_quiet_connection_outlives_its_transactions_and_its_flow_timer() {
         forwarded(&request("REGISTER", "sip:example.com", "r2", ""));
     bench.send(backend, &response(&arrived, "200 OK"));
     bench.take(client);
-    // Flow-Timer says 120 s.
+    // Flow-Timer says 90 s.
     for _ in 0..10 {
         bench.pass(Duration::from_secs(60));
     }
@@ -441,7 +441,7 @@ fn values_of_keep_below_the_neighbours_are_taken_away() {
     bench.send(backend, &response(&arrived, "200 OK"));
     let answer = bench.take(client);
     let vias = header(&answer, "Via");
-    assert!(vias[0].contains(";keep=120;") && vias[1].contains(";keep;"), "{answer}");
+    assert!(vias[0].contains(";keep=90;") && vias[1].contains(";keep;"), "{answer}");
 }
 
 /// 5393-5.3-a, 5393-5.3-b
