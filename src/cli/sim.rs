@@ -96,7 +96,7 @@ impl Sums {
         }
         let _ = writeln!(
             text,
-            "seeds {}..{}: {} requests, {} connections, {} events",
+            "seeds {}..{}: {} transactions, {} connections, {} events",
             seeds.start, seeds.end, self.transactions, self.connections, self.events
         );
         for name in missing {

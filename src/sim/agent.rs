@@ -304,7 +304,8 @@ impl Cast {
                 self.agents[agent].dialogs.len() - 1
             }
         };
-        if let Some(line) = self.line_of(agent) {
+        let same = Some(self.oracle.sents[to].line).filter(|_| self.setting.options.scripted);
+        if let Some(line) = same.or_else(|| self.line_of(agent)) {
             self.ask_within(agent, line, dialog, "ACK");
         }
     }
@@ -318,12 +319,13 @@ impl Cast {
         match text.method() {
             "ACK" => {}
             "INVITE" if text.to_tag().is_none() => {
-                if self.one_in(3) {
+                let scripted = self.setting.options.scripted;
+                if !scripted && self.one_in(3) {
                     self.put_off(agent, soon, answer(100));
                 }
                 self.put_off(agent, soon, answer(180));
                 self.agents[agent].ringing.push(Ringing { id, line, text: text.clone() });
-                let status = if self.one_in(6) { 486 } else { 200 };
+                let status = if !scripted && self.one_in(6) { 486 } else { 200 };
                 self.put_off(agent, (30_000_000, 600_000_000), Later::PickUp { id, status });
             }
             "CANCEL" => {
@@ -366,7 +368,8 @@ impl Cast {
         }
         // 100 is for the next hop alone (RFC 3261 16.7 step 5): it must reach nobody.
         self.say_response(line, response, id, status == 100);
-        if (200..300).contains(&status) && !self.winding_down && self.one_in(30) {
+        let repeats = !self.setting.options.scripted && !self.winding_down && self.one_in(30);
+        if (200..300).contains(&status) && repeats {
             // A final response that is sent twice reaches the asker twice.
             let again = self.oracle.next();
             let response = compose::response(again, text, status, &tag, Some(&contact), body);

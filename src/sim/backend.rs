@@ -90,7 +90,8 @@ impl Cast {
         out.start = format!("{} {} SIP/2.0", text.method(), binding.contact);
         let at = out.lines.iter().position(|line| name_of(line) == "via").unwrap_or(0);
         out.lines.splice(at..at, lines);
-        if text.method() == "INVITE" && self.one_in(2) {
+        let stays = !self.setting.options.scripted && self.one_in(2);
+        if text.method() == "INVITE" && stays {
             let own = setting::backend_address(backend);
             let first = out.lines.iter().position(|line| name_of(line) == "record-route");
             let at = first.unwrap_or(out.lines.len());
@@ -219,7 +220,7 @@ impl Cast {
         }
     }
 
-    fn backend_dials(&mut self, backend: usize) {
+    pub fn backend_dials(&mut self, backend: usize) {
         let it = &mut self.backends[backend];
         it.dials += 1;
         let mut peer = setting::backend_address(backend);

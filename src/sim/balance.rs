@@ -65,6 +65,7 @@ pub fn settled(world: &mut World) {
         }
     }
     world.close_all_books();
+    check_buffers(world);
     let named = named_losses(&world.books.counters);
     if unexcused.len() as u64 > named {
         let id = unexcused[0];
@@ -91,6 +92,16 @@ fn full_mailboxes(world: &mut World) {
         .sum();
     let mut net = world.net.borrow_mut();
     (0..full).for_each(|_| net.faults.count(Fault::MailboxFull));
+}
+
+/// Buffers are made for connections and envelopes at once, never for messages: they come back and are used again.
+fn check_buffers(world: &mut World) {
+    let made = world.books.counters.buffers_allocated;
+    let connections = world.cast.lines.len() as u64 + 2 * world.setting.options.mailbox as u64;
+    let messages = world.cast.oracle.sents.len();
+    world.cast.oracle.judge(Judge::Allocation, made <= 2 * connections, || {
+        format!("{made} buffers made for {connections} connections and {messages} messages")
+    });
 }
 
 /// Losses that the front-end has counted by name.

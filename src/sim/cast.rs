@@ -46,8 +46,6 @@ pub struct Cast {
     pub ladder: Ladder,
     pub random: Random,
     pub pool: ChunkPool,
-    /// Requests begun.
-    pub begun: u32,
     /// Nobody begins anything of his own any more.
     pub winding_down: bool,
 }
@@ -73,7 +71,6 @@ impl Cast {
             ladder: Ladder::default(),
             random,
             pool: ChunkPool::new(usize::MAX / 2),
-            begun: 0,
             winding_down: false,
             setting,
         }
@@ -182,7 +179,6 @@ impl Cast {
         let read = Text::parse(&text).expect("agents write whole messages");
         let target = self.oracle.target(&read, &self.lines[line]);
         let (method, branch) = (read.method().to_owned(), read.branch());
-        self.begun += 1;
         self.say(line, text, Kind::Request { method, branch, target }, root, false)
     }
 

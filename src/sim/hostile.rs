@@ -140,7 +140,7 @@ impl Cast {
     }
 
     /// Says an answer to what somebody else was asked.
-    fn answer_ill(&mut self, line: WireId, id: usize, change: impl FnOnce(&mut Text)) {
+    pub fn answer_ill(&mut self, line: WireId, id: usize, change: impl FnOnce(&mut Text)) {
         let Some(heard) = self.oracle.sents[id].heard_text.clone() else { return };
         let Some(request) = Text::parse(&heard) else { return };
         let marker = self.oracle.next();
@@ -221,7 +221,7 @@ impl Cast {
 }
 
 /// The text with another character in its token.
-fn flip(path: &str, at: usize) -> String {
+pub fn flip(path: &str, at: usize) -> String {
     let start = path.find(":f").map_or(0, |at| at + 2);
     let mut bytes = path.as_bytes().to_vec();
     if let Some(byte) = bytes.get_mut(start + at) {

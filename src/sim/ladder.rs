@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::line::{Holder, Line};
 use super::oracle::{Kind, Sent};
+use super::text::Text;
 use super::wire::WireId;
 use crate::base::time::Instant;
 
@@ -105,19 +106,58 @@ impl Ladder {
     pub fn messages(&self, name: impl Fn(WireId) -> String, sents: &[Sent]) -> String {
         let mut out = String::new();
         for (_, rung) in &self.rungs {
+            let edge = || "edge".to_owned();
             let (from, to, what) = match rung {
-                Rung::Said { id } => (name(sents[*id].line), "edge".to_owned(), brief(&sents[*id])),
-                Rung::Heard { id, line } => ("edge".to_owned(), name(*line), brief(&sents[*id])),
+                Rung::Said { id } => (name(sents[*id].line), edge(), brief(&sents[*id])),
+                Rung::Heard { id, line } => {
+                    let sent = &sents[*id];
+                    let heard = sent.heard_text.as_deref().unwrap_or_default();
+                    let edits = edits(&sent.text, heard);
+                    (edge(), name(*line), format!("{:<8} {edits}", brief(sent)))
+                }
                 Rung::Answered { id, status, line } => {
-                    let what = format!("{status} to {}", brief(&sents[*id]));
-                    ("edge".to_owned(), name(*line), what)
+                    (edge(), name(*line), format!("{status} to {}", brief(&sents[*id])))
+                }
+                Rung::Struck { what } => {
+                    out.push_str(&format!("*** {what}\n"));
+                    continue;
                 }
                 _ => continue,
             };
-            out.push_str(&format!("{from:<7} -> {to:<7} {what}\n"));
+            out.push_str(format!("{from:<6} -> {to:<6} {what}").trim_end());
+            out.push('\n');
         }
         out
     }
+}
+
+/// What was changed on the way, header by header.
+fn edits(before: &str, after: &str) -> String {
+    let (Some(before), Some(after)) = (Text::parse(before), Text::parse(after)) else {
+        return String::new();
+    };
+    let mut edits = Vec::new();
+    for (name, long) in [
+        ("via", "Via"),
+        ("record-route", "Record-Route"),
+        ("path", "Path"),
+        ("route", "Route"),
+        ("max-breadth", "Max-Breadth"),
+        ("p-asserted-identity", "P-Asserted-Identity"),
+    ] {
+        let (one, two) = (before.values(name).len(), after.values(name).len());
+        let (sign, count) = if two > one { ('+', two - one) } else { ('-', one - two) };
+        match count {
+            0 => {}
+            1 => edits.push(format!("{sign}{long}")),
+            _ => edits.push(format!("{sign}{count} {long}")),
+        }
+    }
+    let hops = |text: &Text| text.first("max-forwards").unwrap_or_default();
+    if hops(&before) != hops(&after) {
+        edits.push(format!("Max-Forwards {}>{}", hops(&before), hops(&after)));
+    }
+    edits.join("  ")
 }
 
 /// Who is at a line.

@@ -129,7 +129,12 @@ impl Line {
         if !self.open {
             return;
         }
+        let flips = self.flip;
         self.seal(pool);
+        if flips && !self.flip {
+            // The front-end will end it, whether we read its last word or not.
+            self.ended_at.get_or_insert(net.now());
+        }
         let sent = net.send(self.wire, Side::Proxy, &self.unsent);
         self.unsent.drain(..sent);
         net.wires[self.wire].peer_waits = !self.unsent.is_empty();

@@ -18,6 +18,7 @@ mod phone;
 mod reference;
 mod ring;
 pub mod setting;
+pub mod stage;
 mod text;
 mod wire;
 mod world;

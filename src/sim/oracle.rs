@@ -176,6 +176,8 @@ pub struct Oracle {
     /// By source address instead of Call-ID.
     pub affinity_by_source: bool,
     compared: [u64; Judge::ALL.len()],
+    /// Requests that have had a final answer.
+    pub answered: u32,
     pub violations: Vec<String>,
 }
 
@@ -194,6 +196,7 @@ impl Oracle {
             strict,
             affinity_by_source: false,
             compared: [0; Judge::ALL.len()],
+            answered: 0,
             violations: Vec::new(),
         }
     }
@@ -268,6 +271,10 @@ impl Oracle {
             answers: Vec::new(),
             heard_text: None,
         });
+    }
+
+    pub fn is_request(&self, sent: &Sent) -> bool {
+        matches!(&sent.kind, Kind::Request { method, .. } if method != "ACK")
     }
 
     /// Where a request must go, read off its text.
@@ -406,6 +413,17 @@ impl Oracle {
     fn check_affinity(&mut self, lines: &[Line], id: usize, line: WireId) {
         let Some(backend) = lines[line].holder.backend() else { return };
         let Some(text) = Text::parse(&self.sents[id].text) else { return };
+        let invite = self.requests.get(&(text.branch(), "INVITE".to_owned())).copied();
+        if let Some(invite) = invite.filter(|invite| *invite != id) {
+            // A CANCEL and the ACK of a failure go where their INVITE went.
+            let went = self.sents[invite].heard_at.and_then(|it| lines[it].holder.backend());
+            if self.troubled_at < self.sents[invite].at {
+                self.judge(Judge::Affinity, went == Some(backend), || {
+                    format!("request m{id} went to backend {backend}, its INVITE to {went:?}")
+                });
+            }
+            return;
+        }
         let key = match self.affinity_by_source {
             true => lines[self.sents[id].line].place.peer.ip().to_string(),
             false => text.call_id(),
@@ -458,7 +476,7 @@ impl Oracle {
             format!("response m{id} to m{to} of line {asker} came to line {line} from line {from}")
         });
         if status >= 200 && asker == line {
-            self.sents[to].answers.push((status, true));
+            self.answer_heard(to, status, true);
         }
     }
 
@@ -499,8 +517,14 @@ impl Oracle {
                 format!("{status} to m{id}: {}", fault.unwrap_or_default())
             });
         }
-        self.sents[id].answers.push((status, false));
+        self.answer_heard(id, status, false);
         Receipt::Own(id)
+    }
+
+    fn answer_heard(&mut self, id: usize, status: u16, by_peer: bool) {
+        let answers = &mut self.sents[id].answers;
+        self.answered += u32::from(answers.is_empty());
+        answers.push((status, by_peer));
     }
 
     /// Whether the front-end had a reason to answer this request itself with this status.
@@ -517,7 +541,8 @@ impl Oracle {
             Kind::Request { target: Target::Line(flow), .. } => {
                 let wire = &net.wires[*flow];
                 let gone = !wire.peer_open || !wire.proxy_open || wire.reset;
-                let ending = wire.to_peer.is_ending() || lines[*flow].finished;
+                let line = &lines[*flow];
+                let ending = wire.to_peer.is_ending() || line.ended_at.is_some();
                 match status {
                     430 => gone || ending,
                     503 => !self.strict,
@@ -551,16 +576,11 @@ impl Oracle {
 
     fn is_party(&self, lines: &[Line], id: usize, line: WireId) -> bool {
         let holder = lines[line].holder;
-        let marker = format!("m{id}.");
-        let knew = |sent: &Sent| sent.line == line && sent.text.contains(&marker);
-        if self.sents.iter().rev().any(knew) {
-            return true;
-        }
         let same = |other: WireId| {
             let backend = holder.backend();
             other == line || (backend.is_some() && lines[other].holder.backend() == backend)
         };
-        self.families[&self.sents[id].root].iter().any(|member| {
+        let by_call = self.families[&self.sents[id].root].iter().any(|member| {
             let sent = &self.sents[*member];
             same(sent.line)
                 || match &sent.kind {
@@ -572,6 +592,10 @@ impl Oracle {
                     Kind::Request { .. } | Kind::Garbage { .. } => false,
                     Kind::Response { to, .. } => same(self.sents[*to].line),
                 }
-        })
+        });
+        // Those who mean no good have heard of everything: what they said themselves comes back to them.
+        let marker = format!("m{id}.");
+        let knew = |sent: &Sent| sent.line == line && sent.text.contains(&marker);
+        by_call || self.sents.iter().rev().any(knew)
     }
 }

@@ -550,7 +550,7 @@ impl SimRing {
         let turn = self.random.below(2);
         for step in 0..2 {
             let it = &mut self.slots[slot as usize];
-            if (step + turn) % 2 == 0 {
+            if (step + turn).is_multiple_of(2) {
                 if it.receiving {
                     self.receive_over(slot, ReceiveEnd::Cancelled);
                 }
@@ -687,7 +687,7 @@ fn connected(slot: u32, generation: u32, result: Result<(), ConnectFault>) -> Co
 }
 
 fn count_heads(bytes: &[u8]) -> usize {
-    bytes.windows(4).filter(|window| window == b"\r\n\r\n").count()
+    memchr::memmem::find_iter(bytes, b"\r\n\r\n").count()
 }
 
 impl Ring for SimRing {

@@ -40,6 +40,9 @@ pub const LISTENERS: u32 = 5;
 pub const BACKENDS: usize = 4;
 pub const GUEST: usize = 3;
 
+/// Answered in every seed, at least.
+pub const TRANSACTIONS: u32 = 200;
+
 const EDGE_NAME: &str = "edge.example.com";
 const SECURE_NAME: &str = "secure.example.com";
 const STRIPPED: &str = "p-asserted-identity";
@@ -89,7 +92,7 @@ pub struct Options {
     pub workers: u16,
     pub phones: usize,
     pub hostile: usize,
-    /// Transactions begun before the run winds down.
+    /// Transactions answered before the run winds down.
     pub transactions: u32,
     /// Of so many phones one speaks TLS; 0: none.
     pub tls: u64,
@@ -110,6 +113,8 @@ pub struct Options {
     pub affinity: Affinity,
     /// Odd forms of headers, one message in so many.
     pub odd: u64,
+    /// Agents do what they are told and nothing else; one backend alone.
+    pub scripted: bool,
 }
 
 impl Options {
@@ -120,7 +125,7 @@ impl Options {
             workers: 2,
             phones: 8,
             hostile: 0,
-            transactions: 200,
+            transactions: TRANSACTIONS,
             tls: 0,
             core_tls: false,
             lanes: 1,
@@ -138,6 +143,7 @@ impl Options {
             tls_uri: TlsUri::Sips,
             affinity: Affinity::CallId,
             odd: 0,
+            scripted: false,
         }
     }
 
@@ -146,7 +152,7 @@ impl Options {
         let mut random = Random::new(seed ^ 0x5eed_0f0f);
         let mut options = Options::quiet(seed);
         options.phones = 8 + random.below(6) as usize;
-        options.transactions = 200 + random.below(60) as u32;
+        options.transactions = TRANSACTIONS + random.below(60) as u32;
         options.tls = [0, 3, 3, 2][random.below(4) as usize];
         options.core_tls = options.tls > 0 && random.one_in(3);
         options.lanes = 1 + random.below(2) as u8;
@@ -373,6 +379,9 @@ impl Setting {
 
     /// The backends that configuration `generation` knows.
     pub fn configured(&self, generation: u64) -> Vec<usize> {
+        if self.options.scripted {
+            return vec![0];
+        }
         match generation % 4 {
             1 => vec![0, 1, 2],
             3 => vec![2, GUEST, 0, 1],

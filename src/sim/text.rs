@@ -26,7 +26,7 @@ pub fn cut(bytes: &[u8]) -> Cut {
     if bytes.starts_with(b"\r\n") {
         return Cut::Blank;
     }
-    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
+    let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
         return Cut::More;
     };
     let Ok(head) = std::str::from_utf8(&bytes[..end + 2]) else { return Cut::Lost };
@@ -113,10 +113,6 @@ impl Text {
 
     pub fn to_tag(&self) -> Option<String> {
         self.first("to").and_then(|to| parameter(&to, "tag"))
-    }
-
-    pub fn from_tag(&self) -> Option<String> {
-        self.first("from").and_then(|from| parameter(&from, "tag"))
     }
 
     /// The marker that names this message in the run.

@@ -63,9 +63,11 @@ impl Stream {
     /// Takes up to `into.len()` arrived bytes.
     pub fn take(&mut self, into: &mut [u8]) -> usize {
         let count = into.len().min(self.arrived.len());
-        for (place, byte) in into.iter_mut().zip(self.arrived.drain(..count)) {
-            *place = byte;
-        }
+        let (front, back) = self.arrived.as_slices();
+        let first = count.min(front.len());
+        into[..first].copy_from_slice(&front[..first]);
+        into[first..count].copy_from_slice(&back[..count - first]);
+        self.arrived.drain(..count);
         self.taken += count as u64;
         count
     }
@@ -104,6 +106,8 @@ pub struct Wire {
     pub agent: usize,
     /// The listener it came to; `None` when a worker dialled.
     pub listener: Option<u32>,
+    /// The worker whose listener it comes to; `None`: any.
+    pub wants: Option<u16>,
     /// The worker that has it, once it is accepted or dialled, and which of its lives.
     pub worker: Option<u16>,
     pub life: u32,
@@ -356,6 +360,7 @@ impl Net {
             peer,
             agent,
             listener,
+            wants: None,
             worker,
             life: worker.map_or(0, |worker| self.lives[usize::from(worker)]),
             proxy_open: worker.is_some(),
@@ -446,8 +451,11 @@ impl Net {
             _ if split => 1 + (share % (waiting as u64 - 1)) as usize,
             _ => waiting,
         };
-        let part = stream.flying.drain(..count);
-        stream.arrived.extend(part);
+        let (front, back) = stream.flying.as_slices();
+        let first = count.min(front.len());
+        stream.arrived.extend(&front[..first]);
+        stream.arrived.extend(&back[..count - first]);
+        stream.flying.drain(..count);
         if count < waiting {
             self.faults.count(if dribble { Fault::Dribble } else { Fault::Split });
             self.deliver_later(wire, to);

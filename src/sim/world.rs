@@ -16,7 +16,6 @@ use super::ring::{MadePanic, REFUSED, RingPlan, Rough, SimRing};
 use super::setting::{self, LISTENERS, Options, Setting};
 use super::wire::{Event, Net, Side, WireId};
 use crate::base::limits;
-use crate::base::machine::Machine;
 use crate::base::random::Random;
 use crate::base::ring::ConnectFault;
 use crate::base::time::{Duration, Instant};
@@ -120,7 +119,7 @@ impl World {
         self.begin();
         let active = self.cast.now() + Duration::from_nanos(ACTIVE);
         let wanted = self.setting.options.transactions;
-        self.go(active, |world| world.cast.begun >= wanted || world.drain.is_some());
+        self.go(active, |world| world.cast.oracle.answered >= wanted || world.drain.is_some());
         self.calm_down();
         self.pass(SETTLING - RESTING);
         let before = self.steps;
@@ -171,7 +170,7 @@ impl World {
             ladder,
             faults: net.faults.clone(),
             compared: Judge::ALL.map(|judge| self.cast.oracle.compared(judge)),
-            transactions: self.cast.begun,
+            transactions: self.cast.oracle.answered,
             connections: net.wires.len(),
             events: self.events,
             digest: self.cast.ladder.digest(),
@@ -233,12 +232,9 @@ impl World {
 
     /// A client's connection reaches a listener: that of any worker (SO_REUSEPORT).
     fn arrive(&mut self, wire: WireId) {
-        let worker = self.random.below(self.workers.len() as u64) as u16;
-        self.arrive_at(wire, worker);
-    }
-
-    pub fn arrive_at(&mut self, wire: WireId, worker: u16) {
+        let any = self.random.below(self.workers.len() as u64) as u16;
         let mut net = self.net.borrow_mut();
+        let worker = net.wires[wire].wants.unwrap_or(any);
         let Some(listener) = net.wires[wire].listener else { return };
         net.backlog[usize::from(worker)][listener as usize].push_back(wire);
         net.rouse(worker);
@@ -273,8 +269,7 @@ impl World {
             self.cast.trouble();
         }
         let turn = self.workers[usize::from(worker)].turn.as_mut();
-        let taken =
-            turn.is_some_and(|turn| turn.ring_mut().dialled(slot, generation, result.map(|it| it)));
+        let taken = turn.is_some_and(|turn| turn.ring_mut().dialled(slot, generation, result));
         match result {
             Ok(wire) if !taken => {
                 self.net.borrow_mut().close(wire, Side::Proxy, true);
@@ -493,8 +488,8 @@ impl World {
             drop(net);
             self.cast.trouble();
         }
-        let half = self.setting.options.transactions / 2;
-        if rates.drain && self.drain.is_none() && self.cast.begun > half {
+        let enough = self.cast.oracle.answered >= setting::TRANSACTIONS;
+        if rates.drain && self.drain.is_none() && enough {
             let deadline = self.cast.now() + Duration::from_secs(10);
             self.strikes("the workers are drained".to_owned());
             self.net.borrow_mut().faults.count(Fault::Drain);
@@ -613,8 +608,11 @@ impl World {
         }
     }
 
-    /// The deadline of the machine, for messages about what does not settle.
-    pub fn deadline(&self, worker: usize) -> Option<Instant> {
-        self.workers[worker].turn.as_ref().map(|turn| turn.machine().deadline())
+    /// The worker's next call into its ring is its last.
+    pub fn make_panic(&mut self, worker: u16) {
+        if let Some(turn) = &mut self.workers[usize::from(worker)].turn {
+            turn.ring_mut().panic_in(0);
+        }
+        self.net.borrow_mut().rouse(worker);
     }
 }
