@@ -354,7 +354,7 @@ impl Default for Limits {
             header_line: 4 * 1024,
             head: 16 * 1024,
             headers: 128,
-            vias: 32,
+            vias: 70,
             routes: 16,
             contacts: 10,
             parameters: 32,

@@ -31,6 +31,8 @@ pub enum FaultKind {
     BodyLong,
     /// Call-ID empty or with blanks or control bytes.
     CallIdBad,
+    /// Contact of a REGISTER that cannot be read.
+    ContactBad,
     /// More Contact values in a request than the limit.
     ContactsMany,
     /// Content-Length that is not digits alone, or overflows.
@@ -63,13 +65,15 @@ pub enum FaultKind {
     Nul,
     /// More parameters in one header value than the limit.
     ParametersMany,
+    /// Blanks in the request line where none may be, a method that is no token, a version that is none.
+    RequestLineBad,
     /// Request-URI that cannot be read.
     RequestUriBad,
     /// Route value that cannot be read.
     RouteBad,
     /// More Route or Record-Route values than the limit.
     RoutesMany,
-    /// Start line that is neither a request line nor a status line, or odd spacing in it.
+    /// Start line that is neither a request line nor a status line.
     StartLineBad,
     /// A start line followed by a fold.
     StartLineFolded,
@@ -92,11 +96,12 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    pub const ALL: [FaultKind; 33] = [
+    pub const ALL: [FaultKind; 35] = [
         FaultKind::BareCarriageReturn,
         FaultKind::BareLineFeed,
         FaultKind::BodyLong,
         FaultKind::CallIdBad,
+        FaultKind::ContactBad,
         FaultKind::ContactsMany,
         FaultKind::ContentLengthBad,
         FaultKind::ContentLengthRepeated,
@@ -113,6 +118,7 @@ impl FaultKind {
         FaultKind::MaxForwardsBad,
         FaultKind::Nul,
         FaultKind::ParametersMany,
+        FaultKind::RequestLineBad,
         FaultKind::RequestUriBad,
         FaultKind::RouteBad,
         FaultKind::RoutesMany,
@@ -135,6 +141,7 @@ impl FaultKind {
             FaultKind::BareLineFeed => "bare_line_feed",
             FaultKind::BodyLong => "body_long",
             FaultKind::CallIdBad => "call_id_bad",
+            FaultKind::ContactBad => "contact_bad",
             FaultKind::ContactsMany => "contacts_many",
             FaultKind::ContentLengthBad => "content_length_bad",
             FaultKind::ContentLengthRepeated => "content_length_repeated",
@@ -151,6 +158,7 @@ impl FaultKind {
             FaultKind::MaxForwardsBad => "max_forwards_bad",
             FaultKind::Nul => "nul",
             FaultKind::ParametersMany => "parameters_many",
+            FaultKind::RequestLineBad => "request_line_bad",
             FaultKind::RequestUriBad => "request_uri_bad",
             FaultKind::RouteBad => "route_bad",
             FaultKind::RoutesMany => "routes_many",

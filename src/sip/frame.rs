@@ -30,7 +30,7 @@ pub struct FrameLimits {
     pub vias: u32,
     pub routes: u32,
     pub contacts: u32,
-    /// In one header line.
+    /// Of one header value, those of its URI counted in.
     pub parameters: u32,
     pub body: u32,
 }
@@ -44,12 +44,19 @@ impl Default for FrameLimits {
             header_line: 4 * 1024,
             head: 16 * 1024,
             headers: 128,
-            vias: 32,
+            vias: 70,
             routes: 16,
             contacts: 10,
             parameters: 32,
             body: 64 * 1024,
         }
+    }
+}
+
+impl FrameLimits {
+    /// Whatever the limit: a place in a head is told in sixteen bits.
+    pub(super) fn head_max(&self) -> usize {
+        self.head.min(HEAD_BYTES_CEILING) as usize
     }
 }
 
@@ -158,7 +165,7 @@ fn search(
     if state.needed > 0 {
         return Ok(Some(state.searched));
     }
-    let end = bytes.len().min(limits.head as usize);
+    let end = bytes.len().min(limits.head_max());
     let mut at = state.searched as usize;
     let mut line_start = state.line_start as usize;
     while at < end {
@@ -195,8 +202,8 @@ fn search(
             at += memchr::memchr3(b'\r', b'\n', 0, rest).unwrap_or(rest.len());
         }
     }
-    if at >= limits.head as usize {
-        return Err(Fault::new(FaultKind::HeadLong, limits.head));
+    if at >= limits.head_max() {
+        return Err(Fault::new(FaultKind::HeadLong, limits.head_max() as u32));
     }
     state.searched = at as u32;
     state.line_start = line_start as u32;
@@ -252,4 +259,231 @@ pub fn salvage<'a>(bytes: &'a [u8], limits: &FrameLimits) -> Option<Message<'a>>
     let answerable =
         head.start.request && whole.iter().all(|name| head.index.first(*name).is_some());
     answerable.then(|| Message::new(&bytes[..head.len as usize], head, &limits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: &[u8] = b"ACK sip:a SIP/2.0\r\nTo: b\r\nl: 3\r\n\r\nabc";
+
+    /// What a stream yields when `cuts` say how many bytes are at hand at each step.
+    fn events(stream: &[u8], step: usize, limits: &FrameLimits) -> Vec<String> {
+        let mut events = Vec::new();
+        let mut state = FrameState::default();
+        let (mut front, mut end) = (0, 0);
+        while end < stream.len() {
+            end = (end + step).min(stream.len());
+            loop {
+                match frame(&stream[front..end], &mut state, limits) {
+                    Ok(Framed::Partial) => break,
+                    Ok(Framed::Ping) => {
+                        front += 4;
+                        events.push("ping".to_owned());
+                    }
+                    Ok(Framed::Blank { len }) => {
+                        front += len as usize;
+                        events.push("blank".to_owned());
+                    }
+                    Ok(Framed::Message(message)) => {
+                        front += message.len();
+                        events.push(format!("{} bytes", message.len()));
+                    }
+                    Err(fault) => {
+                        events.push(format!("{} at {}", fault.kind.name(), fault.offset));
+                        return events;
+                    }
+                }
+            }
+        }
+        if front < end {
+            events.push(format!("{} left", end - front));
+        }
+        events
+    }
+
+    fn check(stream: &[u8], limits: &FrameLimits, expected: &[&str]) {
+        for step in [stream.len(), 1, 2, 3, 5, 7, 64] {
+            let seen = events(stream, step.max(1), limits);
+            let shown = String::from_utf8_lossy(&stream[..stream.len().min(200)]);
+            assert_eq!(seen, expected, "{step} at a time: {shown:?}");
+        }
+    }
+
+    /// 5626-5.4-a, 3261-7.5-a: a double CRLF is a ping, wherever it is cut; any other CRLF before a message is nothing.
+    #[test]
+    fn pings_and_blanks_are_told_apart() {
+        let limits = FrameLimits::default();
+        let joined = |parts: &[&[u8]]| parts.concat();
+        check(b"\r\n\r\n", &limits, &["ping"]);
+        check(b"\r\n\r\n\r\n\r\n", &limits, &["ping", "ping"]);
+        check(b"\r\n", &limits, &["2 left"]);
+        check(b"\r\n\r", &limits, &["3 left"]);
+        check(&joined(&[b"\r\n", PLAIN]), &limits, &["blank", "37 bytes"]);
+        check(&joined(&[b"\r\n\r\n", PLAIN]), &limits, &["ping", "37 bytes"]);
+        check(&joined(&[b"\r\n\r\n\r\n", PLAIN]), &limits, &["ping", "blank", "37 bytes"]);
+        check(&joined(&[PLAIN, b"\r\n\r\n", PLAIN]), &limits, &["37 bytes", "ping", "37 bytes"]);
+        check(&joined(&[PLAIN, PLAIN, b"\r\n"]), &limits, &["37 bytes", "37 bytes", "2 left"]);
+        check(b"\r\n\rx", &limits, &["bare_carriage_return at 2"]);
+        check(b"\rx", &limits, &["bare_carriage_return at 0"]);
+        check(b"\n", &limits, &["bare_line_feed at 0"]);
+        // Inside a message it is part of the message.
+        check(b"ACK sip:a SIP/2.0\r\nl: 4\r\n\r\n\r\n\r\n", &limits, &["31 bytes"]);
+        assert!(is_pong(b"\r\n") && !is_pong(b"\r\n\r") && !is_pong(b""));
+    }
+
+    /// Threats, row 9: bytes that others read otherwise end the stream at once, where they stand.
+    #[test]
+    fn odd_bytes_are_refused_where_they_stand() {
+        let limits = FrameLimits::default();
+        let cases: [(&[u8], &str); 15] = [
+            (b"ACK sip:a SIP/2.0\nl: 0\r\n\r\n", "bare_line_feed at 17"),
+            (b"ACK sip:a SIP/2.0\r\nl: 0\n\r\n", "bare_line_feed at 23"),
+            (b"ACK sip:a SIP/2.0\r\nl: 0\r\n\n", "bare_line_feed at 25"),
+            (b"ACK sip:a SIP/2.0\rl: 0\r\n\r\n", "bare_carriage_return at 17"),
+            (b"ACK sip:a SIP/2.0\r\nX: a\rb\r\n", "bare_carriage_return at 23"),
+            (b"ACK sip:a SIP/2.0\r\nX: a\r\r\n", "bare_carriage_return at 23"),
+            (b"ACK sip:\0 SIP/2.0\r\n", "nul at 8"),
+            (b"ACK sip:\\\0 SIP/2.0\r\n", "nul at 9"),
+            (b"ACK sip:a SIP/2.0\r\nX: \0\r\n", "nul at 22"),
+            (b"ACK sip:a SIP/2.0\r\nX: \\\\\0\r\n", "nul at 24"),
+            (b"ACK sip:a SIP/2.0\r\n\0: x\r\n", "nul at 19"),
+            (b"ACK sip:a SIP/2.0\r\nX: \\\0\r\nl: 0\r\n\r\n", "nul at 23"),
+            (b"ACK sip:a\r\n SIP/2.0\r\nl: 0\r\n\r\n", "start_line_folded at 11"),
+            (b"ACK sip:a SIP/2.0\r\n\tX: y\r\n", "start_line_folded at 19"),
+            (b"ACK\r\nl: 0\r\n\r\n", "start_line_bad at 0"),
+        ];
+        for (stream, expected) in cases {
+            check(stream, &limits, &[expected]);
+        }
+        check(b"ACK sip:a SIP/2.0\r\nX: \"\\\0\"\r\nl: 0\r\n\r\n", &limits, &["36 bytes"]);
+        check(b"ACK sip:a SIP/2.0\r\nX: a\x01\x7f\xff\tb\r\nl: 0\r\n\r\n", &limits, &["38 bytes"]);
+    }
+
+    /// 3261-18.3-a: one Content-Length, in either form, digits alone.
+    #[test]
+    fn a_body_is_as_long_as_one_plain_number_says() {
+        let limits = FrameLimits::default();
+        let lines: [(&str, &str); 28] = [
+            ("", "content_length_missing at 21"),
+            ("Content-Length: 3\r\nl: 3\r\n", "content_length_repeated at 38"),
+            ("l: 3\r\nCONTENT-LENGTH : 3\r\n", "content_length_repeated at 25"),
+            ("l: 0\r\nl: x\r\n", "content_length_repeated at 25"),
+            ("l:\r\n", "content_length_bad at 23"),
+            ("l: \r\n", "content_length_bad at 24"),
+            ("l: +3\r\n", "content_length_bad at 22"),
+            ("l: -3\r\n", "content_length_bad at 22"),
+            ("l: 3,3\r\n", "content_length_bad at 22"),
+            ("l: 3;x\r\n", "content_length_bad at 22"),
+            ("l: 3 3\r\n", "content_length_bad at 22"),
+            ("l: 0x3\r\n", "content_length_bad at 22"),
+            ("l: three\r\n", "content_length_bad at 22"),
+            ("l: \"3\"\r\n", "content_length_bad at 22"),
+            ("l: 1\r\n 2\r\n", "content_length_bad at 22"),
+            ("l: 65537\r\n", "body_long at 22"),
+            ("l: 4294967299\r\n", "body_long at 22"),
+            ("l: 9223372036854775808\r\n", "body_long at 22"),
+            ("l: 18446744073709551615\r\n", "body_long at 22"),
+            ("l: 18446744073709551619\r\n", "content_length_bad at 22"),
+            ("l 3: 3\r\n", "header_name_bad at 19"),
+            ("l\r\n : 3\r\n", "header_name_bad at 19"),
+            (": 3\r\nl: 3\r\n", "header_name_bad at 19"),
+            ("No colon\r\nl: 3\r\n", "header_name_bad at 19"),
+            ("L:3\r\n", "29 bytes"),
+            ("cOnTeNt-LeNgTh \t:\r\n\t003 \r\n", "50 bytes"),
+            ("Content-Lengths: 9\r\nXl: 8\r\nl: 3\r\n", "57 bytes"),
+            ("Subject: a\r\n l: 9\r\nl:3\r\n", "48 bytes"),
+        ];
+        for (line, expected) in lines {
+            let stream = format!("ACK sip:a SIP/2.0\r\n{line}\r\nabc");
+            let seen = events(stream.as_bytes(), stream.len(), &limits);
+            assert_eq!(seen[0], expected, "{line:?}");
+            if expected.ends_with("bytes") {
+                check(stream.as_bytes(), &limits, &[expected]);
+            }
+        }
+    }
+
+    /// Threats, row 6: at the limit taken, one more refused, wherever the stream is cut.
+    #[test]
+    fn limits_hold_to_the_byte() {
+        let line = |len: usize| format!("X: {}", "y".repeat(len - 3));
+        let start = |len: usize| format!("ACK sip:{} SIP/2.0", "a".repeat(len - 16));
+        let folded = |len: usize| format!("X: {}\r\n z", "y".repeat(len - 7));
+        let text = |start: &str, line: &str| format!("{start}\r\n{line}\r\nl: 3\r\n\r\nabc");
+        let limits = FrameLimits {
+            start_line: 30,
+            header_line: 40,
+            head: 90,
+            headers: 4,
+            body: 3,
+            ..FrameLimits::default()
+        };
+        let good =
+            |text: &str| check(text.as_bytes(), &limits, &[&format!("{} bytes", text.len())]);
+        let bad = |text: &str, expected: &str| check(text.as_bytes(), &limits, &[expected]);
+        good(&text(&start(30), &line(40)));
+        bad(&text(&start(31), &line(5)), "start_line_long at 30");
+        bad(&text(&start(30), &line(41)), "header_line_long at 72");
+        good(&text(&start(30), &folded(40)));
+        bad(&text(&start(30), &folded(41)), "header_line_long at 72");
+        bad(&text(&start(30), &line(5)).replace("l: 3", "l: 4"), "body_long at 42");
+        let head = |len: usize| {
+            let text = format!("{}\r\n{}\r\nX: \r\nl: 3\r\n\r\nabc", start(30), line(40));
+            text.replace("X: \r\n", &format!("X: {}\r\n", "z".repeat(len - (text.len() - 3))))
+        };
+        good(&head(90));
+        bad(&head(91), "head_long at 90");
+        let crowd = |count: usize| {
+            format!("ACK sip:a SIP/2.0\r\n{}l: 3\r\n\r\nabc", "X:\r\n".repeat(count))
+        };
+        good(&crowd(3));
+        bad(&crowd(4), "headers_many at 35");
+        // A limit beyond what a place can hold is no limit.
+        let beyond = FrameLimits { head: u32::MAX, header_line: u32::MAX, ..limits };
+        let long = text(&start(30), &line(70_000));
+        check(long.as_bytes(), &beyond, &["head_long at 32768"]);
+    }
+
+    /// Bytes that were searched are not searched again.
+    #[test]
+    fn dribbled_bytes_are_searched_once() {
+        let limits = FrameLimits::default();
+        let mut state = FrameState::default();
+        let text = [PLAIN, b" and more"].concat();
+        for end in 1..34 {
+            assert!(matches!(frame(&text[..end], &mut state, &limits), Ok(Framed::Partial)));
+            assert_eq!((state.searched, state.needed), (end as u32, 0));
+        }
+        for end in 34..37 {
+            assert!(matches!(frame(&text[..end], &mut state, &limits), Ok(Framed::Partial)));
+            assert_eq!((state.searched, state.needed), (34, 37));
+        }
+        assert!(matches!(frame(&text, &mut state, &limits), Ok(Framed::Message(_))));
+        assert_eq!(state, FrameState::default());
+    }
+
+    #[test]
+    fn what_can_be_read_is_salvaged() {
+        let limits = FrameLimits::default();
+        let whole = "Via: a\r\nFrom: b\r\nTo: c\r\nCall-ID: d\r\nCSeq: 1 ACK\r\n";
+        let salvaged = |text: &str| {
+            salvage(text.as_bytes(), &limits).map(|message| {
+                assert!(message.body().is_empty());
+                message.headers().len()
+            })
+        };
+        let start = "ACK sip:a SIP/2.0\r\n";
+        assert_eq!(salvaged(&format!("{start}{whole}l: -1\r\n\r\nabc")), Some(6));
+        assert_eq!(salvaged(&format!("{start}{whole}X: {}", "y".repeat(40_000))), Some(5));
+        assert_eq!(salvaged(&format!("{start}{whole}No colon\r\nl: 0\r\n\r\n")), Some(6));
+        assert_eq!(salvaged(&format!("{start}{whole}X: \0\r\nl: 0\r\n\r\n")), Some(5));
+        assert_eq!(salvaged(&format!("{start}{whole}X: y\nl: 0\r\n\r\n")), Some(5));
+        assert_eq!(salvaged(&format!("NONSENSE\r\n{whole}l: 0\r\n\r\n")), Some(6));
+        assert_eq!(salvaged(&format!("{start}X: \0\r\n{whole}l: 0\r\n\r\n")), None);
+        assert_eq!(salvaged(&format!("{start}l: -1\r\n\r\n{whole}")), None);
+        assert_eq!(salvaged(&format!("SIP/2.0 200 OK\r\n{whole}l: -1\r\n\r\n")), None);
+        assert_eq!(salvaged(start), None);
+        assert_eq!(salvaged(""), None);
+    }
 }

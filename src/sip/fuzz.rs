@@ -9,6 +9,7 @@ use super::patch::Patch;
 use super::text::Range32;
 use super::uri::{NameAddr, Uri};
 use super::via::Via;
+use crate::base::limits::HEAD_BYTES_CEILING;
 
 /// Bytes given out one after the other; 0 when there are none left.
 struct Source<'a>(&'a [u8]);
@@ -167,10 +168,10 @@ fn reference_head(bytes: &[u8], limits: &FrameLimits) -> Outcome<usize> {
     };
     // (byte at which it shows, rank, outcome)
     let mut found: Vec<(usize, u8, Result<usize, (FaultKind, u32)>)> = Vec::new();
-    let head = limits.head as usize;
+    let head = limits.head.min(HEAD_BYTES_CEILING) as usize;
     // Shows when the limit is full, before any byte behind it is looked at.
     if bytes.len() >= head {
-        found.push((head, 0, Err((FaultKind::HeadLong, limits.head))));
+        found.push((head, 0, Err((FaultKind::HeadLong, head as u32))));
     }
     if let Some(end) = at(b"\r\n\r\n", 0) {
         found.push((end + 3, 1, Ok(end + 4)));

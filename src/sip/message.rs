@@ -9,8 +9,8 @@ use super::error::{Fault, FaultKind};
 use super::frame::FrameLimits;
 use super::name::{Method, Name};
 use super::scan::Head;
-use super::text::{self, Range32};
-use super::uri::{NameAddr, Scheme, Uri};
+use super::text::{self, Cursor, Range32, trimmed};
+use super::uri::NameAddr;
 use super::via::Via;
 use crate::base::limits::HEAD_BYTES_CEILING;
 
@@ -46,10 +46,6 @@ impl Header {
         let start = u32::from(self.start) + u32::from(self.colon) + 1;
         Range32::new(start, self.end.into())
     }
-}
-
-fn trimmed_value(bytes: &[u8], header: &Header) -> Range32 {
-    text::trimmed(bytes, header.body())
 }
 
 /// The start line. Parts of a line that is not well formed are cut at the outermost spaces; `validate_request` and
@@ -130,12 +126,12 @@ pub struct Message<'a> {
 
 /// The limits that `validate_*` checks.
 #[derive(Clone, Copy, Debug)]
-struct Counts {
-    uri: u32,
-    vias: u32,
-    routes: u32,
-    contacts: u32,
-    parameters: u32,
+pub(super) struct Counts {
+    pub uri: u32,
+    pub vias: u32,
+    pub routes: u32,
+    pub contacts: u32,
+    pub parameters: u32,
 }
 
 impl<'a> Message<'a> {
@@ -209,13 +205,25 @@ impl<'a> Message<'a> {
         &self.head.index.headers
     }
 
+    pub(super) fn index(&self) -> &Index {
+        &self.head.index
+    }
+
+    pub(super) fn start_parts(&self) -> &StartLine {
+        &self.head.start
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
     pub fn text(&self, range: Range32) -> &'a [u8] {
         range.of(self.bytes)
     }
 
     /// Where the value of a header line stands, without blanks at its ends, folds inside.
     pub fn value_span(&self, header: &Header) -> Range32 {
-        trimmed_value(self.bytes, header)
+        trimmed(self.bytes, header.body())
     }
 
     /// The value of a header line, without blanks at its ends, folds inside.
@@ -255,77 +263,99 @@ impl<'a> Message<'a> {
 
     /// The topmost Via value.
     pub fn top_via(&self) -> Result<Via<'a>, Fault> {
-        self.vias().next().unwrap_or(Err(self.missing()))
+        self.read_top_via(self.first(Name::Via).ok_or(self.missing())?)
+    }
+
+    pub(super) fn read_top_via(&self, header: &Header) -> Result<Via<'a>, Fault> {
+        let mut cursor = Cursor::new(self.bytes, header.body());
+        let via = Via::parse_front(self.bytes, &mut cursor)?;
+        match cursor.peek() {
+            None | Some(b',') => Ok(via),
+            Some(_) => Err(cursor.fault(FaultKind::ViaBad)),
+        }
     }
 
     /// All Via values in order.
-    pub fn vias(&self) -> impl Iterator<Item = Result<Via<'a>, Fault>> {
-        self.values(Name::Via).map(|value| Via::parse(self.bytes, value.span))
+    pub fn vias(&self) -> Vias<'a, '_> {
+        let row = self.first_place(Name::Via).unwrap_or(self.index().headers.len());
+        Vias { bytes: self.bytes, headers: &self.index().headers, row, at: None }
     }
 
-    fn missing(&self) -> Fault {
+    pub(super) fn missing(&self) -> Fault {
         Fault::new(FaultKind::HeaderMissing, self.head.len)
     }
 
     /// The one header of this name.
-    fn only(&self, name: Name) -> Result<Header, Fault> {
-        let mut rows = self.rows(name);
-        let (_, header) = rows.next().ok_or(self.missing())?;
-        match rows.next() {
-            Some((_, second)) => Err(Fault::new(FaultKind::HeaderRepeated, second.line().start)),
-            None => Ok(*header),
+    fn only(&self, name: Name) -> Result<&Header, Fault> {
+        let place = self.first_place(name).ok_or(self.missing())?;
+        let (header, behind) = match &self.index().headers[place..] {
+            [header, behind @ ..] => (header, behind),
+            [] => return Err(self.missing()),
+        };
+        match behind.iter().find(|header| header.name == name) {
+            Some(second) => Err(Fault::new(FaultKind::HeaderRepeated, second.line().start)),
+            None => Ok(header),
         }
     }
 
     pub fn call_id(&self) -> Result<&'a [u8], Fault> {
-        let header = &self.only(Name::CallId)?;
-        let text = self.value(header);
-        let good = !text.is_empty() && text.iter().all(|byte| *byte > b' ' && *byte != 0x7f);
-        if good {
-            Ok(text)
-        } else {
-            Err(Fault::new(FaultKind::CallIdBad, self.value_span(header).start))
-        }
+        self.read_call_id(self.only(Name::CallId)?)
+    }
+
+    pub(super) fn read_call_id(&self, header: &Header) -> Result<&'a [u8], Fault> {
+        let value = self.value_span(header);
+        let text = self.text(value);
+        let fault = Fault::new(FaultKind::CallIdBad, value.start);
+        if text::is_visible(text) { Ok(text) } else { Err(fault) }
     }
 
     pub fn cseq(&self) -> Result<CSeq<'a>, Fault> {
-        let header = &self.only(Name::CSeq)?;
-        let fault = Fault::new(FaultKind::CSeqBad, self.value_span(header).start);
-        let mut cursor = text::Cursor::new(self.bytes, self.value_span(header));
-        let digits = cursor.take_while(|byte| byte.is_ascii_digit());
-        let blanks = cursor.take_while(text::is_blank);
-        let number = text::decimal(self.text(digits)).filter(|number| *number <= 0x7FFF_FFFF);
-        let method = cursor.token().ok_or(fault)?;
-        match number {
-            Some(number) if !blanks.is_empty() && cursor.is_done() => {
-                Ok(CSeq { number: number as u32, method: self.text(method) })
+        self.read_cseq(self.only(Name::CSeq)?)
+    }
+
+    pub(super) fn read_cseq(&self, header: &Header) -> Result<CSeq<'a>, Fault> {
+        let value = self.value_span(header);
+        let text = self.text(value);
+        let digits = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(0);
+        let (digits, method) = text.split_at(digits);
+        let number = text::decimal(digits).filter(|number| *number <= 0x7FFF_FFFF);
+        let blanks = method.iter().position(|byte| !text::is_blank(*byte)).unwrap_or(0);
+        match (number, &method[blanks..]) {
+            (Some(number), method) if blanks > 0 && is_method(method) => {
+                Ok(CSeq { number: number as u32, method })
             }
-            _ => Err(fault),
+            _ => Err(Fault::new(FaultKind::CSeqBad, value.start)),
         }
     }
 
     /// `None`: the header is absent.
     pub fn max_forwards(&self) -> Result<Option<u32>, Fault> {
-        if self.first_place(Name::MaxForwards).is_none() {
-            return Ok(None);
+        match self.first_place(Name::MaxForwards) {
+            Some(_) => self.read_max_forwards(self.only(Name::MaxForwards)?).map(Some),
+            None => Ok(None),
         }
-        let header = &self.only(Name::MaxForwards)?;
-        match text::decimal(self.value(header)) {
-            Some(hops) if hops <= 255 => Ok(Some(hops as u32)),
-            _ => Err(Fault::new(FaultKind::MaxForwardsBad, self.value_span(header).start)),
+    }
+
+    pub(super) fn read_max_forwards(&self, header: &Header) -> Result<u32, Fault> {
+        let value = self.value_span(header);
+        match text::decimal(self.text(value)) {
+            Some(hops) if hops <= 255 => Ok(hops as u32),
+            _ => Err(Fault::new(FaultKind::MaxForwardsBad, value.start)),
         }
     }
 
     /// The one From or To value, read.
     fn party(&self, name: Name) -> Result<NameAddr<'a>, Fault> {
-        let kind = if name == Name::From { FaultKind::FromBad } else { FaultKind::ToBad };
-        let header = &self.only(name)?;
-        NameAddr::parse(self.value(header))
-            .map_err(|fault| Fault::new(kind, fault.offset).shifted(self.value_span(header).start))
+        self.read_party(self.only(name)?)
     }
 
-    fn tag(&self, name: Name) -> Result<Option<&'a [u8]>, Fault> {
-        Ok(self.party(name)?.param("tag").flatten())
+    pub(super) fn read_party(&self, header: &Header) -> Result<NameAddr<'a>, Fault> {
+        let value = self.value_span(header);
+        NameAddr::parse(self.text(value)).map_err(|fault| {
+            let from = header.name == Name::From;
+            let kind = if from { FaultKind::FromBad } else { FaultKind::ToBad };
+            Fault::new(kind, fault.offset).shifted(value.start)
+        })
     }
 
     pub fn from(&self) -> Result<NameAddr<'a>, Fault> {
@@ -337,11 +367,11 @@ impl<'a> Message<'a> {
     }
 
     pub fn from_tag(&self) -> Result<Option<&'a [u8]>, Fault> {
-        self.tag(Name::From)
+        Ok(self.from()?.tag())
     }
 
     pub fn to_tag(&self) -> Result<Option<&'a [u8]>, Fault> {
-        self.tag(Name::To)
+        Ok(self.to()?.tag())
     }
 
     /// The bytes of From's URI.
@@ -358,155 +388,10 @@ impl<'a> Message<'a> {
     pub fn has_option(&self, name: Name, option: &[u8]) -> bool {
         self.values(name).any(|value| value.bytes.eq_ignore_ascii_case(option))
     }
-
-    /// What must hold before a request is acted on (sip.md 16; RFC 3261 16.3 item 1, 8.1.1). Only what a proxy reads is
-    /// judged; everything else passes as it came.
-    pub fn validate_request(&self) -> Result<(), Fault> {
-        if !self.head.start.request {
-            return Err(Fault::new(FaultKind::StartLineBad, 0));
-        }
-        self.validate_request_line()?;
-        self.validate_counts()?;
-        let cseq = self.validate_mandatory()?;
-        self.max_forwards()?;
-        if cseq.method != self.text(self.head.start.first) {
-            let at = self.first(Name::CSeq).map_or(0, |header| self.value_span(header).start);
-            return Err(Fault::new(FaultKind::CSeqMismatch, at));
-        }
-        for route in self.values(Name::Route) {
-            check_route(route.bytes).map_err(|fault| fault.shifted(route.span.start))?;
-        }
-        Ok(())
-    }
-
-    fn validate_request_line(&self) -> Result<(), Fault> {
-        let start = &self.head.start;
-        let spaced = start.first.end + 1 == start.second.start
-            && start.second.end + 1 == start.version.start
-            && start.version.end == start.end;
-        if !text::is_token(self.text(start.first)) || !spaced {
-            return Err(Fault::new(FaultKind::StartLineBad, start.first.end));
-        }
-        self.validate_version()?;
-        let uri = self.text(start.second);
-        let shift =
-            |fault: Fault| Fault::new(FaultKind::RequestUriBad, start.second.start + fault.offset);
-        if let Ok(Uri { scheme: Scheme::Sip | Scheme::Sips, headers: Some(_), .. }) =
-            Uri::parse(uri)
-        {
-            return Err(Fault::new(FaultKind::RequestUriBad, start.second.start));
-        }
-        Uri::parse(uri).map(|_| ()).map_err(shift)
-    }
-
-    fn validate_version(&self) -> Result<(), Fault> {
-        let version = self.text(self.head.start.version);
-        if version.eq_ignore_ascii_case(b"SIP/2.0") {
-            return Ok(());
-        }
-        let number = version.get(4..).unwrap_or_default();
-        let named = version.get(..4).is_some_and(|name| name.eq_ignore_ascii_case(b"SIP/"));
-        let numbered =
-            !number.is_empty() && number.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
-        let kind =
-            if named && numbered { FaultKind::VersionUnsupported } else { FaultKind::StartLineBad };
-        Err(Fault::new(kind, self.head.start.version.start))
-    }
-
-    /// What the limits allow of things that are read one after another.
-    fn validate_counts(&self) -> Result<(), Fault> {
-        let counts = &self.counts;
-        let uri = self.head.start.second;
-        if self.head.start.request && uri.len() > counts.uri {
-            return Err(Fault::new(FaultKind::UriLong, uri.start + counts.uri));
-        }
-        self.validate_count(Name::Via, counts.vias, FaultKind::ViasMany)?;
-        self.validate_count(Name::Route, counts.routes, FaultKind::RoutesMany)?;
-        self.validate_count(Name::RecordRoute, counts.routes, FaultKind::RoutesMany)?;
-        // A registrar's 200 lists every binding: only requests are bounded.
-        if self.head.start.request {
-            self.validate_count(Name::Contact, counts.contacts, FaultKind::ContactsMany)?;
-        }
-        // A parameter takes two bytes at least: most lines are too short to hold too many.
-        let long = |header: &&Header| {
-            header.name.takes_parameters() && self.value_span(header).len() > 2 * counts.parameters
-        };
-        for header in self.head.index.headers.iter().filter(long) {
-            let semicolons = memchr::memchr_iter(b';', self.value(header));
-            if semicolons.count() > counts.parameters as usize {
-                self.validate_parameters(header)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn validate_count(&self, name: Name, limit: u32, kind: FaultKind) -> Result<(), Fault> {
-        let commas = |(_, header): (usize, &Header)| {
-            1 + memchr::memchr_iter(b',', self.value(header)).count()
-        };
-        if self.rows(name).map(commas).sum::<usize>() <= limit as usize {
-            return Ok(());
-        }
-        match self.values(name).nth(limit as usize) {
-            Some(value) => Err(Fault::new(kind, value.span.start)),
-            None => Ok(()),
-        }
-    }
-
-    fn validate_parameters(&self, header: &Header) -> Result<(), Fault> {
-        let mut rest = Some(self.value_span(header));
-        while let Some(list) = rest {
-            let (value, next) = text::split_comma(self.bytes, list);
-            rest = next.map(|start| Range32::new(start, self.value_span(header).end));
-            let semicolons = text::count_semicolons(value.of(self.bytes));
-            if semicolons > self.counts.parameters {
-                return Err(Fault::new(FaultKind::ParametersMany, value.start));
-            }
-        }
-        Ok(())
-    }
-
-    /// Headers that every message has (RFC 3261 8.1.1), each readable.
-    fn validate_mandatory(&self) -> Result<CSeq<'a>, Fault> {
-        let via = self.top_via()?;
-        if via.branch().is_some_and(|branch| branch.eq_ignore_ascii_case(b"z9hG4bK")) {
-            return Err(Fault::new(FaultKind::ViaBad, via.span.start));
-        }
-        self.call_id()?;
-        self.validate_party(Name::From, FaultKind::FromBad)?;
-        self.validate_party(Name::To, FaultKind::ToBad)?;
-        self.cseq()
-    }
-
-    fn validate_party(&self, name: Name, kind: FaultKind) -> Result<(), Fault> {
-        let party = self.party(name)?;
-        let header = &self.only(name)?;
-        Uri::parse(party.uri).map(|_| ()).map_err(|fault| {
-            Fault::new(kind, self.value_span(header).start + party.uri_span.start + fault.offset)
-        })
-    }
-
-    /// What must hold before a response is passed on (sip.md 16).
-    pub fn validate_response(&self) -> Result<(), Fault> {
-        if self.head.start.request {
-            return Err(Fault::new(FaultKind::StartLineBad, 0));
-        }
-        self.validate_version()?;
-        if !(100..700).contains(&self.head.start.status) {
-            return Err(Fault::new(FaultKind::StatusBad, self.head.start.first.start));
-        }
-        self.validate_counts()?;
-        self.validate_mandatory().map(|_| ())
-    }
 }
 
-fn check_route(value: &[u8]) -> Result<(), Fault> {
-    let kind = |fault: Fault| Fault::new(FaultKind::RouteBad, fault.offset);
-    let route = NameAddr::parse(value).map_err(kind)?;
-    if !route.bracketed {
-        return Err(Fault::new(FaultKind::RouteBad, 0));
-    }
-    Uri::parse(route.uri).map(|_| ()).map_err(|fault| kind(fault).shifted(route.uri_span.start))
+pub(super) fn is_method(name: &[u8]) -> bool {
+    Method::from_bytes(name) != Method::Other || text::is_token(name)
 }
 
 /// One value of a list header.
@@ -542,7 +427,7 @@ impl<'a> Iterator for Values<'a, '_> {
                 self.row += 1;
                 continue;
             }
-            let all = trimmed_value(self.bytes, header);
+            let all = trimmed(self.bytes, header.body());
             if all.is_empty() {
                 self.row += 1;
                 continue;
@@ -560,6 +445,46 @@ impl<'a> Iterator for Values<'a, '_> {
             self.at = next;
             self.row += usize::from(next.is_none());
             return Some(value);
+        }
+    }
+}
+
+/// All Via values over all lines. A value that cannot be read ends where its comma would be.
+#[derive(Clone, Debug)]
+pub struct Vias<'a, 'm> {
+    bytes: &'a [u8],
+    headers: &'m [Header],
+    row: usize,
+    /// Where the next value of the row begins; `None`: a row has not been begun.
+    at: Option<u32>,
+}
+
+impl<'a> Iterator for Vias<'a, '_> {
+    type Item = Result<Via<'a>, Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let header = self.headers.get(self.row)?;
+            let body = header.body();
+            let rest = Range32::new(self.at.unwrap_or(body.start), body.end);
+            if header.name != Name::Via
+                || (self.at.is_none() && trimmed(self.bytes, rest).is_empty())
+            {
+                self.row += 1;
+                continue;
+            }
+            let mut cursor = Cursor::new(self.bytes, rest);
+            let mut via = Via::parse_front(self.bytes, &mut cursor);
+            self.at = match cursor.peek() {
+                None if via.is_ok() => None,
+                Some(b',') if via.is_ok() => Some(cursor.at() + 1),
+                _ => {
+                    via = via.and(Err(cursor.fault(FaultKind::ViaBad)));
+                    text::split_comma(self.bytes, rest).1
+                }
+            };
+            self.row += usize::from(self.at.is_none());
+            return Some(via);
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod reply;
 mod scan;
 pub mod text;
 pub mod uri;
+mod validate;
 pub mod via;
 
 pub use error::{Fault, FaultKind};
@@ -26,4 +27,5 @@ pub use patch::Patch;
 pub use reply::{reason, reply};
 pub use text::Range32;
 pub use uri::{NameAddr, Scheme, Uri};
+pub use validate::{Parts, RequestParts};
 pub use via::{Rport, Via};

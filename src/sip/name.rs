@@ -202,20 +202,6 @@ impl Name {
         }
     }
 
-    /// Whether `;parameter`s stand in values of this header and are read here.
-    pub(super) const fn takes_parameters(self) -> bool {
-        matches!(
-            self,
-            Name::Contact
-                | Name::From
-                | Name::Path
-                | Name::RecordRoute
-                | Name::Route
-                | Name::To
-                | Name::Via
-        )
-    }
-
     /// The long form as it is written; empty for `Other`.
     pub fn long(self) -> &'static str {
         NAMES.get(self as usize).map_or("", |(_, long, _)| long)
@@ -464,5 +450,88 @@ impl Method {
     /// REFER (RFC 3515 2.4.4).
     pub const fn dialog_forming(self) -> bool {
         matches!(self, Method::Invite | Method::Subscribe | Method::Refer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(line: &str) -> Option<(Name, u16, usize)> {
+        Name::before_colon(line.as_bytes(), 0, line.len())
+    }
+
+    #[test]
+    fn every_name_is_known_in_every_case_and_form() {
+        for (place, (name, long, compact)) in NAMES.into_iter().enumerate() {
+            assert_eq!((name as usize, Name::ALL[place], name.long()), (place, name, long));
+            for text in [long.to_owned(), long.to_lowercase(), long.to_uppercase()] {
+                assert_eq!(Name::of(text.as_bytes()), name, "{text}");
+                for line in [format!("{text}: value of it\n"), format!("{text} \t:\n")] {
+                    let len = text.len();
+                    let colon = line.find(':').expect("a colon");
+                    assert_eq!(asked(&line), Some((name, len as u16, colon)), "{line}");
+                }
+            }
+            if compact != 0 {
+                for letter in [compact, compact.to_ascii_uppercase()] {
+                    assert_eq!(Name::of(&[letter]), name);
+                }
+            }
+        }
+        for plain in PLAIN {
+            assert_eq!(Name::of(plain.as_bytes()), Name::Other, "{plain}");
+        }
+    }
+
+    /// A name is known as a whole: no prefix, no neighbour by one byte.
+    #[test]
+    fn what_is_almost_a_name_is_another() {
+        for (name, long, _) in NAMES {
+            // One letter may be the compact form.
+            for end in (0..long.len()).filter(|end| *end != 1) {
+                assert_ne!(Name::of(&long.as_bytes()[..end]), name, "{long} cut at {end}");
+            }
+            assert_eq!(Name::of(format!("{long}x").as_bytes()), Name::Other);
+            for place in 0..long.len() {
+                for byte in 0..=u8::MAX {
+                    let mut text = long.as_bytes().to_vec();
+                    text[place] = byte;
+                    let same = text.eq_ignore_ascii_case(long.as_bytes());
+                    assert_eq!(Name::of(&text) == name, same, "{text:?}");
+                    let mut line = text.clone();
+                    line.extend_from_slice(b": and a value\n");
+                    let found = Name::before_colon(&line, 0, line.len());
+                    let ends_name = b"\r\n\t :".contains(&byte);
+                    assert!(ends_name || (found.map(|it| it.0) == Some(name)) == same, "{line:?}");
+                }
+            }
+        }
+        for letter in b"aghpqwzAGHPQWZ0-" {
+            let known = NAMES.iter().any(|(_, _, compact)| *compact == letter.to_ascii_lowercase());
+            assert_eq!(Name::of(&[*letter]) != Name::Other, known);
+        }
+    }
+
+    #[test]
+    fn a_line_without_a_name_has_none() {
+        for line in
+            [": x", "no colon", " : x", "a b: x", "a\r\n : x", "a(: x", "\u{e4}: x", "", "\0: x"]
+        {
+            assert_eq!(asked(line), None, "{line:?}");
+        }
+        let long = "x".repeat(300);
+        assert_eq!(asked(&format!("{long}: y")), Some((Name::Other, 300, 300)));
+    }
+
+    /// RFC 3261 7.1: method names are case-sensitive.
+    #[test]
+    fn methods_are_exact() {
+        for method in Method::ALL {
+            let known = if method == Method::Other { Method::Other } else { method };
+            assert_eq!(Method::from_bytes(method.name().as_bytes()), known);
+            let lower = method.name().to_lowercase();
+            assert_eq!(Method::from_bytes(lower.as_bytes()), Method::Other);
+        }
     }
 }

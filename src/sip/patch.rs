@@ -279,17 +279,14 @@ impl Patch<'_> {
         }
     }
 
-    /// Takes away every header line with one of these names (long form, any case), in whatever form it came: compact,
-    /// mixed case, blanks before the colon, folded.
+    /// Takes away every header line with one of these names (long form, any case; with `*` at its end a name stands for
+    /// all that begin so), in whatever form it came: compact, mixed case, blanks before the colon, folded.
     pub fn remove_headers(&mut self, names: &[impl AsRef<str>]) {
         let message = self.message;
         for header in message.headers() {
             let written = message.text(header.name_span());
-            let long = header.name.long();
-            let named = |name: &str| {
-                written.eq_ignore_ascii_case(name.as_bytes()) || long.eq_ignore_ascii_case(name)
-            };
-            if names.iter().any(|name| named(name.as_ref())) {
+            let long = header.name.long().as_bytes();
+            if names.iter().any(|name| is_named(written, long, name.as_ref().as_bytes())) {
                 self.delete(header.line());
             }
         }
@@ -342,6 +339,17 @@ impl Patch<'_> {
         let last = rows.take_while(|header| header.name == Name::Via).last();
         last.map_or(self.first_header(), |header| header.line().end)
     }
+}
+
+/// Whether a header written `written`, whose long form is `long` if it is known, goes by `name`.
+fn is_named(written: &[u8], long: &[u8], name: &[u8]) -> bool {
+    let same = |text: &[u8]| match name {
+        [prefix @ .., b'*'] => {
+            text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        }
+        _ => text.eq_ignore_ascii_case(name),
+    };
+    same(written) || (!long.is_empty() && same(long))
 }
 
 /// A text of `stamp`.

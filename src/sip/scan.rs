@@ -45,7 +45,7 @@ impl Head {
 /// Indexes the head at the front of `bytes` into the new `head`. False when it does not end here or when anything in it
 /// is out of the ordinary; what came before is indexed then, too. `searched`: a NUL has been found to be quoted.
 pub(super) fn scan(bytes: &[u8], searched: bool, limits: &FrameLimits, head: &mut Head) -> bool {
-    let bytes = &bytes[..bytes.len().min(limits.head as usize)];
+    let bytes = &bytes[..bytes.len().min(limits.head_max())];
     // Line ends that are found but not indexed, and where the first of these lines begins.
     let mut ends = [0; ENDS];
     let mut count = 0;

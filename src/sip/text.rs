@@ -1,6 +1,8 @@
 //! Spans, character classes, blanks with folds, comma lists and parameters: the lexical ground of SIP (RFC 3261 25.1).
 //! Owns nothing. Never knows what a header means.
 
+use wide::u8x16;
+
 use super::error::{Fault, FaultKind};
 
 /// A span of a message's bytes, `start..end`, counted from the front of the message.
@@ -18,6 +20,11 @@ impl Range32 {
     /// An empty span at `at`.
     pub const fn at(at: u32) -> Self {
         Range32 { start: at, end: at }
+    }
+
+    /// All of `bytes`.
+    pub const fn all(bytes: &[u8]) -> Self {
+        Range32 { start: 0, end: bytes.len() as u32 }
     }
 
     pub const fn len(self) -> u32 {
@@ -38,92 +45,148 @@ impl Range32 {
     }
 }
 
-const TOKEN: u8 = 1;
-/// Bytes of a host, an address with brackets and a port.
-const HOST: u8 = 2;
-/// `unreserved` of RFC 3261 25.1.
-const UNRESERVED: u8 = 4;
-const HEX: u8 = 8;
-const USER: u8 = 16;
-const URI_PARAMETER: u8 = 32;
+/// Character classes of RFC 3261 25.1, one bit each.
+const TOKEN: u16 = 1;
+/// What a host name or an IPv4 address is made of; `_` is common, though no grammar has it.
+const HOST: u16 = 1 << 1;
+const HEX: u16 = 1 << 2;
+/// `user-unreserved` and `unreserved`.
+const USER: u16 = 1 << 3;
+/// `param-unreserved` and `unreserved`, with the `;` and `=` between them.
+const URI_PARAMETERS: u16 = 1 << 4;
+/// `hnv-unreserved` and `unreserved`, with the `&` and `=` between them.
+const URI_HEADERS: u16 = 1 << 5;
+/// What may stand in a URI of a scheme that is not looked into.
+const OPAQUE: u16 = 1 << 6;
+/// What may stand in a value of a header parameter that is not quoted: a token, or a host with brackets.
+const VALUE: u16 = 1 << 7;
+const SCHEME: u16 = 1 << 8;
+/// What ends or hides a value of a comma list.
+const LIST: u16 = 1 << 10;
+/// What a URI without angle brackets in a header value can hold (RFC 3261 20.10).
+const BARE_URI: u16 = 1 << 11;
+/// What a URI in angle brackets can hold.
+const BRACKETED_URI: u16 = 1 << 12;
 
-static CLASSES: [u8; 256] = classes();
+static CLASSES: [u16; 256] = classes();
 
-const fn mark(mut table: [u8; 256], bytes: &[u8], class: u8) -> [u8; 256] {
-    let mut i = 0;
-    while i < bytes.len() {
-        table[bytes[i] as usize] |= class;
-        i += 1;
+const fn mark(mut table: [u16; 256], bytes: &[u8], classes: u16) -> [u16; 256] {
+    let mut at = 0;
+    while at < bytes.len() {
+        table[bytes[at] as usize] |= classes;
+        at += 1;
     }
     table
 }
 
-const fn classes() -> [u8; 256] {
+const fn clear(mut table: [u16; 256], bytes: &[u8], classes: u16) -> [u16; 256] {
+    let mut at = 0;
+    while at < bytes.len() {
+        table[bytes[at] as usize] &= !classes;
+        at += 1;
+    }
+    table
+}
+
+const fn classes() -> [u16; 256] {
     let mut table = [0; 256];
     let mut byte = 0;
-    while byte < 128 {
-        if (byte as u8).is_ascii_alphanumeric() {
-            table[byte] = TOKEN | HOST | UNRESERVED | USER | URI_PARAMETER;
+    while byte < 256 {
+        if byte > b' ' as usize && byte != 0x7f {
+            table[byte] = BARE_URI | BRACKETED_URI;
+            if byte < 128 {
+                table[byte] |= OPAQUE;
+            }
         }
-        if (byte as u8).is_ascii_hexdigit() {
+        if byte < 128 && (byte as u8).is_ascii_alphanumeric() {
+            table[byte] |= TOKEN | HOST | USER | URI_PARAMETERS | URI_HEADERS | VALUE | SCHEME;
+        }
+        if byte < 128 && (byte as u8).is_ascii_hexdigit() {
             table[byte] |= HEX;
         }
         byte += 1;
     }
-    table = mark(table, b"-.!%*_+`'~", TOKEN);
+    table = mark(table, b"-.!%*_+`'~", TOKEN | VALUE);
+    table = mark(table, b"[]:", VALUE);
     table = mark(table, b"-._", HOST);
-    table = mark(table, b"-_.!~*'()", UNRESERVED | USER | URI_PARAMETER);
+    table = mark(table, b"-_.!~*'()", USER | URI_PARAMETERS | URI_HEADERS);
     table = mark(table, b"&=+$,;?/", USER);
-    mark(table, b"[]/:&+$", URI_PARAMETER)
+    table = mark(table, b"[]/:&+$;=", URI_PARAMETERS);
+    table = mark(table, b"[]/?:+$&=", URI_HEADERS);
+    table = mark(table, b"+-.", SCHEME);
+    table = mark(table, b",\"<", LIST);
+    table = clear(table, b"\"<>\\^`{|}%", OPAQUE);
+    table = clear(table, b"\"<>;,?", BARE_URI);
+    clear(table, b"\"<>", BRACKETED_URI)
 }
 
-pub const fn is_token_byte(byte: u8) -> bool {
-    CLASSES[byte as usize] & TOKEN != 0
-}
-
-pub const fn is_host_byte(byte: u8) -> bool {
-    CLASSES[byte as usize] & HOST != 0
-}
-
-pub const fn is_hex_byte(byte: u8) -> bool {
-    CLASSES[byte as usize] & HEX != 0
-}
-
-pub const fn is_user_byte(byte: u8) -> bool {
-    CLASSES[byte as usize] & USER != 0
-}
-
-pub const fn is_uri_parameter_byte(byte: u8) -> bool {
-    CLASSES[byte as usize] & URI_PARAMETER != 0
+#[inline(always)]
+const fn is(byte: u8, class: u16) -> bool {
+    CLASSES[byte as usize] & class != 0
 }
 
 /// Blanks as they may stand between parts of a value: SP, HT and the CRLF of a fold. The scanner has seen to it that a
 /// CRLF inside a value is always followed by SP or HT.
+#[inline(always)]
 pub const fn is_blank(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+    byte <= b' ' && matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
 pub fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|byte| is_token_byte(*byte))
+    !bytes.is_empty() && bytes.iter().all(|byte| is(*byte, TOKEN))
+}
+
+/// Neither blanks nor control bytes, and something.
+pub fn is_visible(bytes: &[u8]) -> bool {
+    let (blocks, rest) = bytes.as_chunks::<16>();
+    let hidden = |block: &[u8; 16]| {
+        let block = u8x16::new(*block);
+        let low = block.min(u8x16::splat(b' ')).simd_eq(block);
+        (low | block.simd_eq(u8x16::splat(0x7f))).any()
+    };
+    !bytes.is_empty()
+        && !blocks.iter().any(hidden)
+        && rest.iter().all(|byte| *byte > b' ' && *byte != 0x7f)
 }
 
 /// `range` without blanks at both ends.
+#[inline]
 pub fn trimmed(bytes: &[u8], range: Range32) -> Range32 {
-    let mut range = range;
-    while range.start < range.end && is_blank(bytes[range.start as usize]) {
-        range.start += 1;
+    let mut text = range.of(bytes);
+    while let [first, rest @ ..] = text
+        && is_blank(*first)
+    {
+        text = rest;
     }
-    while range.start < range.end && is_blank(bytes[range.end as usize - 1]) {
-        range.end -= 1;
+    let start = range.end - text.len() as u32;
+    while let [rest @ .., last] = text
+        && is_blank(*last)
+    {
+        text = rest;
     }
-    range
+    Range32::new(start, start + text.len() as u32)
 }
 
 /// Digits alone, checked; `None` for anything else, also for nothing.
 pub fn decimal(bytes: &[u8]) -> Option<u64> {
-    if bytes.is_empty() {
-        return None;
+    /// As many digits as always fit.
+    const FITTING: usize = 19;
+    if bytes.len() > FITTING {
+        return long_decimal(bytes);
     }
+    let mut sum = 0;
+    for byte in bytes {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        sum = sum * 10 + u64::from(digit);
+    }
+    if bytes.is_empty() { None } else { Some(sum) }
+}
+
+#[cold]
+fn long_decimal(bytes: &[u8]) -> Option<u64> {
     bytes.iter().try_fold(0u64, |sum, byte| {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 { None } else { sum.checked_mul(10)?.checked_add(u64::from(digit)) }
@@ -131,113 +194,231 @@ pub fn decimal(bytes: &[u8]) -> Option<u64> {
 }
 
 /// Splits the next value off a comma list that starts at `range.start`: the value (not trimmed) and where the next one
-/// begins, `None` when this was the last. Commas in quotes and angle brackets do not count (RFC 3261 7.3.1).
+/// begins, `None` when this was the last. Commas in quotes and angle brackets do not count (RFC 3261 7.3.1); a quote or
+/// bracket that never ends hides all that follows.
 pub fn split_comma(bytes: &[u8], range: Range32) -> (Range32, Option<u32>) {
-    let mut quoted = false;
-    let mut bracketed = false;
-    let mut at = range.start;
-    while at < range.end {
-        match bytes[at as usize] {
-            b'\\' if quoted => at += 1,
-            b'"' if !bracketed => quoted = !quoted,
-            b'<' if !quoted => bracketed = true,
-            b'>' if !quoted => bracketed = false,
-            b',' if !quoted && !bracketed => {
-                return (Range32::new(range.start, at), Some(at + 1));
-            }
-            _ => {}
+    let mut cursor = Cursor::new(bytes, range);
+    loop {
+        cursor.skip(|byte| !is(byte, LIST));
+        let at = cursor.at();
+        match cursor.next() {
+            Some(b',') => return (Range32::new(range.start, at), Some(at + 1)),
+            Some(b'"') => cursor.skip_quoted(),
+            Some(_) => cursor.skip(|byte| byte != b'>'),
+            None => return (range, None),
         }
-        at += 1;
     }
-    (range, None)
 }
 
 /// Semicolons outside quotes: parameters of one value and of the URI in it, as an upper bound.
 pub fn count_semicolons(value: &[u8]) -> u32 {
+    let mut cursor = Cursor::new(value, Range32::all(value));
     let mut count = 0;
-    let mut quoted = false;
-    let mut bytes = value.iter();
-    while let Some(byte) = bytes.next() {
+    while let Some(byte) = cursor.next() {
         match byte {
-            b'\\' if quoted => {
-                bytes.next();
-            }
-            b'"' => quoted = !quoted,
-            b';' if !quoted => count += 1,
+            b'"' => cursor.skip_quoted(),
+            b';' => count += 1,
             _ => {}
         }
     }
     count
 }
 
-/// A place in a text that moves forward. Invariant: `at <= end <= bytes.len()`.
+/// A place in a text that moves forward.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor<'a> {
-    pub bytes: &'a [u8],
-    pub at: u32,
-    pub end: u32,
+    rest: &'a [u8],
+    /// Where the rest ends in the text.
+    end: u32,
 }
 
 impl<'a> Cursor<'a> {
-    pub fn new(bytes: &'a [u8], range: Range32) -> Self {
-        assert!(range.start <= range.end && range.end as usize <= bytes.len());
-        Cursor { bytes, at: range.start, end: range.end }
+    /// At the front of `range` of `text`.
+    #[inline]
+    pub fn new(text: &'a [u8], range: Range32) -> Self {
+        Cursor { rest: range.of(text), end: range.end }
     }
 
+    /// Where it stands in the text.
+    #[inline]
+    pub fn at(&self) -> u32 {
+        self.end - self.rest.len() as u32
+    }
+
+    #[inline]
     pub fn peek(&self) -> Option<u8> {
-        if self.at < self.end { Some(self.bytes[self.at as usize]) } else { None }
+        self.rest.first().copied()
     }
 
+    /// What is left.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    #[inline]
     pub fn is_done(&self) -> bool {
-        self.at == self.end
+        self.rest.is_empty()
     }
 
+    /// Takes a byte.
+    #[inline]
+    pub fn next(&mut self) -> Option<u8> {
+        let (first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*first)
+    }
+
+    #[inline]
     pub fn skip_blanks(&mut self) {
-        while self.peek().is_some_and(is_blank) {
-            self.at += 1;
+        while let [first, rest @ ..] = self.rest
+            && is_blank(*first)
+        {
+            self.rest = rest;
         }
     }
 
     /// Takes `byte` if it is next.
+    #[inline]
     pub fn eat(&mut self, byte: u8) -> bool {
-        let found = self.peek() == Some(byte);
-        self.at += u32::from(found);
-        found
+        match self.rest {
+            [first, rest @ ..] if *first == byte => {
+                self.rest = rest;
+                true
+            }
+            _ => false,
+        }
     }
 
-    /// Takes bytes as long as `wanted` says so; may be empty.
+    /// Takes bytes as long as `wanted` says so.
+    #[inline]
+    pub fn skip(&mut self, wanted: impl Fn(u8) -> bool) {
+        let unwanted = self.rest.iter().position(|byte| !wanted(*byte));
+        self.rest = &self.rest[unwanted.unwrap_or(self.rest.len())..];
+    }
+
+    /// Takes bytes as long as `wanted` says so and says which; may be empty.
+    #[inline]
     pub fn take_while(&mut self, wanted: impl Fn(u8) -> bool) -> Range32 {
-        let start = self.at;
-        while self.peek().is_some_and(&wanted) {
-            self.at += 1;
-        }
-        Range32::new(start, self.at)
+        let start = self.at();
+        self.skip(wanted);
+        Range32::new(start, self.at())
+    }
+
+    /// Takes the next `count` bytes, or all that are left.
+    pub fn take(&mut self, count: usize) -> &'a [u8] {
+        let (taken, rest) = self.rest.split_at(count.min(self.rest.len()));
+        self.rest = rest;
+        taken
     }
 
     pub fn token(&mut self) -> Option<Range32> {
-        let token = self.take_while(is_token_byte);
+        let token = self.take_while(|byte| is(byte, TOKEN));
         if token.is_empty() { None } else { Some(token) }
+    }
+
+    pub fn digits(&mut self) -> Range32 {
+        self.take_while(|byte| byte.is_ascii_digit())
+    }
+
+    /// A host as written, brackets and all; what stands in brackets is an IPv6 address.
+    pub fn host(&mut self) -> Option<Range32> {
+        let start = self.at();
+        if self.eat(b'[') {
+            let text = self.rest;
+            self.skip(|byte| byte != b']');
+            let inner = &text[..text.len() - self.rest.len()];
+            let good = self.eat(b']') && super::uri::ipv6(inner).is_some();
+            return good.then(|| Range32::new(start, self.at()));
+        }
+        self.skip(|byte| is(byte, HOST));
+        let host = Range32::new(start, self.at());
+        if host.is_empty() { None } else { Some(host) }
+    }
+
+    /// A port number behind its colon.
+    pub fn port(&mut self) -> Option<u16> {
+        let text = self.rest;
+        let digits = self.digits();
+        decimal(&text[..digits.len() as usize]).and_then(|port| u16::try_from(port).ok())
     }
 
     /// Takes a quoted string with its quotes; `None` when no quote is next or it never ends.
     pub fn quoted(&mut self) -> Option<Range32> {
-        let start = self.at;
+        let start = self.at();
         if !self.eat(b'"') {
             return None;
         }
-        while let Some(byte) = self.peek() {
-            self.at += 1;
-            match byte {
-                b'"' => return Some(Range32::new(start, self.at)),
-                b'\\' if self.at < self.end => self.at += 1,
-                _ => {}
+        self.skip(|byte| byte != b'"' && byte != b'\\');
+        while let Some(byte) = self.next() {
+            if byte == b'"' {
+                return Some(Range32::new(start, self.at()));
             }
+            self.next();
+            self.skip(|byte| byte != b'"' && byte != b'\\');
         }
         None
     }
 
+    /// Moves behind the end of a quoted string whose first quote has been taken, or to the end.
+    fn skip_quoted(&mut self) {
+        while let Some(byte) = self.next() {
+            match byte {
+                b'"' => return,
+                b'\\' => {
+                    self.next();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes bytes of a class and `%HH`; false when a percent sign stands before anything else.
+    fn escaped(&mut self, class: u16) -> bool {
+        loop {
+            self.skip(|byte| is(byte, class));
+            match self.rest {
+                [b'%', high, low, rest @ ..] if is(*high, HEX) && is(*low, HEX) => self.rest = rest,
+                [b'%', ..] => return false,
+                _ => return true,
+            }
+        }
+    }
+
+    pub fn escaped_user(&mut self) -> bool {
+        self.escaped(USER)
+    }
+
+    pub fn escaped_uri_parameters(&mut self) -> bool {
+        self.escaped(URI_PARAMETERS)
+    }
+
+    pub fn escaped_uri_headers(&mut self) -> bool {
+        self.escaped(URI_HEADERS)
+    }
+
+    pub fn escaped_opaque(&mut self) -> bool {
+        self.escaped(OPAQUE)
+    }
+
+    pub fn scheme(&mut self) -> Range32 {
+        self.take_while(|byte| is(byte, SCHEME))
+    }
+
+    pub fn bare_uri(&mut self) -> Range32 {
+        self.take_while(|byte| is(byte, BARE_URI))
+    }
+
+    pub fn bracketed_uri(&mut self) -> Range32 {
+        self.take_while(|byte| is(byte, BRACKETED_URI))
+    }
+
+    /// Tokens and blanks: a display name without quotes.
+    pub fn skip_words(&mut self) {
+        self.skip(|byte| is(byte, TOKEN) || is_blank(byte));
+    }
+
     pub fn fault(&self, kind: FaultKind) -> Fault {
-        Fault::new(kind, self.at)
+        Fault::new(kind, self.at())
     }
 }
 
@@ -252,34 +433,117 @@ pub struct Parameter {
 }
 
 impl Cursor<'_> {
-    /// The next parameter of a header value (RFC 3261 25.1 `generic-param`), `None` at the end. Anything that is not a
-    /// parameter is a fault of `kind`.
+    /// The next parameter of a header value (RFC 3261 25.1 `generic-param`); `None` when the value ends or a comma comes.
+    /// Anything else is a fault of `kind`.
     pub fn parameter(&mut self, kind: FaultKind) -> Result<Option<Parameter>, Fault> {
         self.skip_blanks();
-        if self.is_done() {
-            return Ok(None);
-        }
-        let start = self.at;
-        if !self.eat(b';') {
-            return Err(self.fault(kind));
-        }
+        let start = self.at();
+        match self.peek() {
+            Some(b';') => self.next(),
+            None | Some(b',') => return Ok(None),
+            Some(_) => return Err(self.fault(kind)),
+        };
         self.skip_blanks();
-        let name = self.token().ok_or(self.fault(kind))?;
-        let before = *self;
+        let Some(name) = self.token() else { return Err(self.fault(kind)) };
+        let behind_name = *self;
         self.skip_blanks();
         if !self.eat(b'=') {
-            *self = before;
-            return Ok(Some(Parameter { whole: Range32::new(start, name.end), name, value: None }));
+            *self = behind_name;
+            let whole = Range32::new(start, name.end);
+            return Ok(Some(Parameter { whole, name, value: None }));
         }
         self.skip_blanks();
-        let value = if self.peek() == Some(b'"') {
-            self.quoted().ok_or(self.fault(kind))?
-        } else {
-            self.take_while(|byte| is_token_byte(byte) || matches!(byte, b'[' | b']' | b':'))
+        let value = match self.peek() {
+            Some(b'"') => self.quoted(),
+            _ => Some(self.take_while(|byte| is(byte, VALUE))),
         };
-        if value.is_empty() {
-            return Err(self.fault(kind));
+        match value {
+            Some(value) if !value.is_empty() => {
+                let whole = Range32::new(start, value.end);
+                Ok(Some(Parameter { whole, name, value: Some(value) }))
+            }
+            _ => Err(self.fault(kind)),
         }
-        Ok(Some(Parameter { whole: Range32::new(start, value.end), name, value: Some(value) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_digits_that_fit() {
+        let good = [
+            ("0", 0),
+            ("0068", 68),
+            ("9999999999999999999", 9_999_999_999_999_999_999),
+            ("18446744073709551615", u64::MAX),
+            ("0000000000000000000000005", 5),
+        ];
+        for (text, number) in good {
+            assert_eq!(decimal(text.as_bytes()), Some(number), "{text}");
+        }
+        let bad = [
+            "",
+            "-1",
+            "+1",
+            " 1",
+            "1 ",
+            "0x1",
+            "1,2",
+            "1a",
+            "18446744073709551616",
+            "99999999999999999999",
+        ];
+        for text in bad {
+            assert_eq!(decimal(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_split_at_their_own_commas_only() {
+        let lists: [(&str, &[&str]); 8] = [
+            ("a", &["a"]),
+            ("a,b", &["a", "b"]),
+            ("a,,b,", &["a", "", "b", ""]),
+            ("\"a,b\",c", &["\"a,b\"", "c"]),
+            ("\"a\\\",b\",c", &["\"a\\\",b\"", "c"]),
+            ("<a,b>,<c>", &["<a,b>", "<c>"]),
+            ("\"never, ends", &["\"never, ends"]),
+            ("<never, ends", &["<never, ends"]),
+        ];
+        for (text, expected) in lists {
+            let mut values = Vec::new();
+            let mut start = Some(0);
+            while let Some(at) = start {
+                let rest = Range32::new(at, text.len() as u32);
+                let (value, next) = split_comma(text.as_bytes(), rest);
+                values.push(std::str::from_utf8(value.of(text.as_bytes())).expect("text"));
+                start = next;
+            }
+            assert_eq!(values, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn blanks_go_from_both_ends() {
+        for (text, expected) in [(" \t\r\n a b \r\n ", "a b"), ("", ""), (" \r\n ", ""), ("x", "x")]
+        {
+            let span = trimmed(text.as_bytes(), Range32::all(text.as_bytes()));
+            assert_eq!(span.of(text.as_bytes()), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn visible_is_neither_blank_nor_control() {
+        assert!(is_visible(b"a84b4c76e66710@pc33.atlanta.example.com") && is_visible(b"\xc3\xa4"));
+        for hidden in [0, 9, 10, 13, 31, 32, 127] {
+            for place in 0..40 {
+                let mut text = [b'x'; 40];
+                text[place] = hidden;
+                assert!(!is_visible(&text), "{hidden} at {place}");
+            }
+        }
+        assert!(!is_visible(b""));
     }
 }

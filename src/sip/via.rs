@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::error::{Fault, FaultKind};
-use super::text::{Cursor, Parameter, Range32, decimal};
+use super::text::{Cursor, Parameter, Range32, decimal, is_blank};
 use super::uri::host_ip;
 
 /// The `rport` parameter (RFC 3581 3).
@@ -55,6 +55,43 @@ impl Slot {
     }
 }
 
+/// Where a parameter stands: small, since most Vias lack most of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    start: u16,
+    name_start: u16,
+    /// 0: the parameter is absent.
+    name_end: u16,
+    /// 0: it is bare.
+    value_start: u16,
+    end: u16,
+}
+
+impl Place {
+    /// `None` beyond sixteen bits, which no message reaches.
+    fn of(parameter: Parameter) -> Option<Place> {
+        let value = parameter.value.map_or(0, |value| value.start);
+        Some(Place {
+            start: parameter.whole.start.try_into().ok()?,
+            name_start: parameter.name.start.try_into().ok()?,
+            name_end: parameter.name.end.try_into().ok()?,
+            value_start: value.try_into().ok()?,
+            end: parameter.whole.end.try_into().ok()?,
+        })
+    }
+
+    fn parameter(self) -> Option<Parameter> {
+        let span = |start: u16, end: u16| Range32::new(start.into(), end.into());
+        if self.name_end == 0 {
+            return None;
+        }
+        let value =
+            if self.value_start == 0 { None } else { Some(span(self.value_start, self.end)) };
+        let name = span(self.name_start, self.name_end);
+        Some(Parameter { whole: span(self.start, self.end), name, value })
+    }
+}
+
 /// One Via value. Spans are absolute in the text that it was parsed from, the message as a rule.
 #[derive(Clone, Copy, Debug)]
 pub struct Via<'a> {
@@ -67,42 +104,51 @@ pub struct Via<'a> {
     pub port: Option<u16>,
     /// From the first semicolon, or the end, to the end of the value.
     pub parameters: Range32,
-    slots: [Option<Parameter>; SLOTS],
+    slots: [Place; SLOTS],
 }
 
 impl<'a> Via<'a> {
     /// Reads the value at `range` of `text`. Every parameter must be well formed and a known one may come once only, so
     /// that nobody behind us can read another branch.
     pub fn parse(text: &'a [u8], range: Range32) -> Result<Via<'a>, Fault> {
-        let span = super::text::trimmed(text, range);
-        let mut cursor = Cursor::new(text, span);
-        let transport = sent_protocol(&mut cursor)?;
-        let blanks = cursor.at;
+        let mut cursor = Cursor::new(text, range);
+        let via = Via::parse_front(text, &mut cursor)?;
+        if cursor.is_done() { Ok(via) } else { Err(cursor.fault(FaultKind::ViaBad)) }
+    }
+
+    /// Reads the value that `cursor` stands before, up to a comma or the end.
+    pub(super) fn parse_front(text: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Via<'a>, Fault> {
         cursor.skip_blanks();
-        if cursor.at == blanks {
+        let start = cursor.at();
+        let transport = sent_protocol(text, cursor)?;
+        if !cursor.peek().is_some_and(is_blank) {
             return Err(cursor.fault(FaultKind::ViaBad));
         }
-        let host = host(&mut cursor)?;
-        let port = port(&mut cursor)?;
         cursor.skip_blanks();
-        let parameters = Range32::new(cursor.at, span.end);
-        let mut slots = [None; SLOTS];
+        let host = cursor.host().ok_or(cursor.fault(FaultKind::ViaBad))?;
+        let mut end = host.end;
+        let port = port(cursor, &mut end)?;
+        cursor.skip_blanks();
+        let parameters = cursor.at();
+        let mut slots = [Place::default(); SLOTS];
         while let Some(parameter) = cursor.parameter(FaultKind::ViaBad)? {
+            end = parameter.whole.end;
             if let Some(slot) = Slot::of(parameter.name.of(text)) {
                 let place = &mut slots[slot as usize];
-                if place.is_some() {
-                    return Err(Fault::new(FaultKind::ViaBad, parameter.whole.start));
+                let fault = Fault::new(FaultKind::ViaBad, parameter.whole.start);
+                if place.name_end > 0 {
+                    return Err(fault);
                 }
-                *place = Some(parameter);
+                *place = Place::of(parameter).ok_or(fault)?;
             }
         }
         let via = Via {
             text,
-            span,
+            span: Range32::new(start, end),
             transport: transport.of(text),
             host: host.of(text),
             port,
-            parameters,
+            parameters: Range32::new(parameters.min(end), end),
             slots,
         };
         via.check()
@@ -126,7 +172,7 @@ impl<'a> Via<'a> {
     }
 
     fn slot(&self, slot: Slot) -> Option<Parameter> {
-        self.slots[slot as usize]
+        self.slots[slot as usize].parameter()
     }
 
     fn value(&self, slot: Slot) -> Option<&'a [u8]> {
@@ -205,7 +251,7 @@ impl<'a> Via<'a> {
         let slots = self.slots;
         [Slot::Oc, Slot::OcAlgo, Slot::OcSeq, Slot::OcValidity]
             .into_iter()
-            .filter_map(move |slot| slots[slot as usize])
+            .filter_map(move |slot| slots[slot as usize].parameter())
     }
 
     /// `alias` (RFC 5923 5).
@@ -225,17 +271,20 @@ impl<'a> Via<'a> {
 }
 
 /// `SIP / 2.0 / transport`, with blanks around the slashes.
-fn sent_protocol(cursor: &mut Cursor<'_>) -> Result<Range32, Fault> {
-    let fault = |cursor: &Cursor<'_>| cursor.fault(FaultKind::ViaBad);
-    let name = cursor.token().ok_or(fault(cursor))?;
-    slash(cursor)?;
-    let version = cursor.token().ok_or(fault(cursor))?;
-    slash(cursor)?;
-    let transport = cursor.token().ok_or(fault(cursor))?;
-    if !name.of(cursor.bytes).eq_ignore_ascii_case(b"SIP") || version.of(cursor.bytes) != b"2.0" {
-        return Err(Fault::new(FaultKind::ViaBad, name.start));
+fn sent_protocol(text: &[u8], cursor: &mut Cursor<'_>) -> Result<Range32, Fault> {
+    // The usual form.
+    if cursor.rest().starts_with(b"SIP/2.0/") {
+        cursor.take(8);
+        return cursor.token().ok_or(cursor.fault(FaultKind::ViaBad));
     }
-    Ok(transport)
+    let fault = cursor.fault(FaultKind::ViaBad);
+    let name = cursor.token().ok_or(fault)?;
+    slash(cursor)?;
+    let version = cursor.token().ok_or(cursor.fault(FaultKind::ViaBad))?;
+    slash(cursor)?;
+    let transport = cursor.token().ok_or(cursor.fault(FaultKind::ViaBad))?;
+    let good = name.of(text).eq_ignore_ascii_case(b"SIP") && version.of(text) == b"2.0";
+    if good { Ok(transport) } else { Err(fault) }
 }
 
 fn slash(cursor: &mut Cursor<'_>) -> Result<(), Fault> {
@@ -247,21 +296,8 @@ fn slash(cursor: &mut Cursor<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn host(cursor: &mut Cursor<'_>) -> Result<Range32, Fault> {
-    let start = cursor.at;
-    if cursor.eat(b'[') {
-        cursor.take_while(|byte| byte != b']');
-        if !cursor.eat(b']') || host_ip(&cursor.bytes[start as usize..cursor.at as usize]).is_none()
-        {
-            return Err(Fault::new(FaultKind::ViaBad, start));
-        }
-        return Ok(Range32::new(start, cursor.at));
-    }
-    let host = cursor.take_while(super::text::is_host_byte);
-    if host.is_empty() { Err(cursor.fault(FaultKind::ViaBad)) } else { Ok(host) }
-}
-
-fn port(cursor: &mut Cursor<'_>) -> Result<Option<u16>, Fault> {
+/// The port, if there is one, and then its end.
+fn port(cursor: &mut Cursor<'_>, end: &mut u32) -> Result<Option<u16>, Fault> {
     let before = *cursor;
     cursor.skip_blanks();
     if !cursor.eat(b':') {
@@ -269,9 +305,86 @@ fn port(cursor: &mut Cursor<'_>) -> Result<Option<u16>, Fault> {
         return Ok(None);
     }
     cursor.skip_blanks();
-    let digits = cursor.take_while(|byte| byte.is_ascii_digit());
-    match decimal(digits.of(cursor.bytes)).and_then(|port| u16::try_from(port).ok()) {
-        Some(port) => Ok(Some(port)),
-        None => Err(Fault::new(FaultKind::ViaBad, digits.start)),
+    let port = cursor.port().ok_or(cursor.fault(FaultKind::ViaBad))?;
+    *end = cursor.at();
+    Ok(Some(port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Via<'_>, Fault> {
+        Via::parse(text.as_bytes(), Range32::all(text.as_bytes()))
+    }
+
+    #[test]
+    fn values_fall_into_their_parts() {
+        let via =
+            parse("SIP/2.0/TLS [2001:DB8::1]:5061;branch=z9hG4bKx;rport;received=::1;ALIAS;keep")
+                .expect("a Via");
+        assert_eq!((via.transport, via.host), (b"TLS".as_slice(), b"[2001:DB8::1]".as_slice()));
+        assert_eq!((via.port, via.branch()), (Some(5061), Some(b"z9hG4bKx".as_slice())));
+        assert_eq!((via.rport(), via.received()), (Rport::Bare, Some(b"::1".as_slice())));
+        assert!(via.alias() && via.keep() == Some(None) && via.oc().is_none());
+        let via = parse(" sip / 2.0 / udp \r\n host.example.com : 7 ; rport = 9 ; x=\"a,;\" ")
+            .expect("a Via");
+        assert_eq!((via.transport, via.host), (b"udp".as_slice(), b"host.example.com".as_slice()));
+        assert_eq!((via.port, via.rport()), (Some(7), Rport::Value(9)));
+        let via = parse("SIP/2.0/TCP h;oc=20;oc-algo=\"loss\";oc-validity=500;oc-seq=1.2")
+            .expect("a Via");
+        assert_eq!(via.oc(), Some(Some(b"20".as_slice())));
+        assert_eq!(via.oc_algo(), Some(b"\"loss\"".as_slice()));
+        assert_eq!(via.oc_validity(), Some(b"500".as_slice()));
+        assert_eq!(via.oc_seq(), Some(b"1.2".as_slice()));
+        assert_eq!(via.oc_parameters().count(), 4);
+    }
+
+    /// 3261-7.3-b: a parameter comes once.
+    #[test]
+    fn what_is_no_via_is_refused() {
+        let bad = [
+            "",
+            "SIP/2.0/TCP",
+            "SIP/2.0/TCP ",
+            "SIP/2.0 host",
+            "SIP/3.0/TCP host",
+            "HTTP/2.0/TCP host",
+            "SIP/2.0/TCP host:",
+            "SIP/2.0/TCP host:65536",
+            "SIP/2.0/TCP 2001:db8::1",
+            "SIP/2.0/TCP [2001:db8::1",
+            "SIP/2.0/TCP [host]",
+            "SIP/2.0/TCP host;",
+            "SIP/2.0/TCP host;;branch=x",
+            "SIP/2.0/TCP host;branch",
+            "SIP/2.0/TCP host;branch=",
+            "SIP/2.0/TCP host;branch=a;Branch=b",
+            "SIP/2.0/TCP host;rport;rport",
+            "SIP/2.0/TCP host;rport=70000",
+            "SIP/2.0/TCP host;x=\"never ends",
+            "SIP/2.0/TCP host branch=x",
+            "SIP/2.0/TCP host, SIP/2.0/TCP other",
+            "SIP/2.0/TCP host;branch=<x>",
+        ];
+        for text in bad {
+            let fault = parse(text).map(|_| ()).expect_err(text);
+            assert_eq!(fault.kind, FaultKind::ViaBad);
+            assert!(fault.offset as usize <= text.len(), "{text}");
+        }
+    }
+
+    /// 3261-18.2.1-a, RFC 5118 4.9.
+    #[test]
+    fn sent_by_is_compared_as_an_address() {
+        let same = |host: &str, ip: &str| {
+            parse(&format!("SIP/2.0/TCP {host}")).expect(host).sent_by_is(ip.parse().expect(ip))
+        };
+        assert!(same("192.0.2.1", "192.0.2.1"));
+        assert!(same("192.0.2.1", "::ffff:192.0.2.1"));
+        assert!(same("[::ffff:192.0.2.1]", "192.0.2.1"));
+        assert!(same("[2001:DB8:0::1]", "2001:db8::1"));
+        assert!(!same("localhost", "127.0.0.1"));
+        assert!(!same("192.0.2.1", "192.0.2.2"));
     }
 }

@@ -1,0 +1,304 @@
+//! What must hold before a message is acted on: the verdicts of RFC 3261 16.3 item 1, 8.1.1 and of the torture messages.
+//! Only what a proxy reads is judged; everything else passes as it came. Never policy.
+
+use super::error::{Fault, FaultKind};
+use super::message::{CSeq, Header, Message, is_method};
+use super::name::{Method, Name};
+use super::text::{self, Cursor, Range32};
+use super::uri::{NameAddr, Scheme, Uri};
+use super::via::Via;
+
+const fn bit(name: Name) -> u64 {
+    1 << name as u64
+}
+
+const _: () = assert!(Name::COUNT <= 64);
+
+/// Headers that are read here and may come once.
+const SINGLE: u64 =
+    bit(Name::From) | bit(Name::To) | bit(Name::CallId) | bit(Name::CSeq) | bit(Name::MaxForwards);
+
+/// Headers whose parameters are read. Those before `Other` are lists, too, with a limit.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum List {
+    /// No list, no parameters.
+    None,
+    Via,
+    Route,
+    RecordRoute,
+    Contact,
+    Other,
+}
+
+const LISTS: usize = List::Other as usize + 1;
+
+static LIST_OF: [List; Name::COUNT] = {
+    let mut lists = [List::None; Name::COUNT];
+    lists[Name::Via as usize] = List::Via;
+    lists[Name::Route as usize] = List::Route;
+    lists[Name::RecordRoute as usize] = List::RecordRoute;
+    lists[Name::Contact as usize] = List::Contact;
+    lists[Name::From as usize] = List::Other;
+    lists[Name::To as usize] = List::Other;
+    lists[Name::Path as usize] = List::Other;
+    lists
+};
+
+/// Bytes of the shortest value, comma and all: lines shorter than the limit times this hold no more values than the
+/// limit, or some that are none and cost no more than their bytes.
+const VIA_BYTES: u32 = "SIP/2.0/TCP h,".len() as u32;
+const URI_BYTES: u32 = "sip:h,".len() as u32;
+const PARAMETER_BYTES: u32 = ";p".len() as u32;
+
+/// Bytes of the shortest lines that parameters can follow.
+const VIA_LINE_BYTES: u32 = "v:SIP/2.0/TCP h\r\n".len() as u32;
+const LINE_BYTES: u32 = "m:sip:h\r\n".len() as u32;
+
+/// What a valid request says of itself, read once.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestParts<'a> {
+    pub method: Method,
+    pub method_name: &'a [u8],
+    pub uri: Uri<'a>,
+    pub parts: Parts<'a>,
+}
+
+/// What a valid message says of itself, read once.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    pub via: Via<'a>,
+    pub call_id: &'a [u8],
+    pub from: NameAddr<'a>,
+    pub to: NameAddr<'a>,
+    pub cseq: CSeq<'a>,
+    /// `None`: the header is absent.
+    pub max_forwards: Option<u32>,
+}
+
+impl<'a> Message<'a> {
+    /// Whether a request can be acted on.
+    pub fn validate_request(&self) -> Result<(), Fault> {
+        self.read_request().map(|_| ())
+    }
+
+    /// The parts of a request that can be acted on.
+    pub fn read_request(&self) -> Result<RequestParts<'a>, Fault> {
+        let start = self.start_parts();
+        let method_name = self.text(start.first);
+        let uri = self.validate_request_line()?;
+        let parts = self.validate_headers()?;
+        if parts.cseq.method != method_name {
+            let at = self.first(Name::CSeq).map_or(0, |header| self.value_span(header).start);
+            return Err(Fault::new(FaultKind::CSeqMismatch, at));
+        }
+        self.validate_list(Name::Route, FaultKind::RouteBad, check_route)?;
+        // A registrar and an outbound edge read these; elsewhere Contact is the user agents' own matter.
+        if start.method == Method::Register {
+            self.validate_list(Name::Contact, FaultKind::ContactBad, |_| Ok(()))?;
+        }
+        Ok(RequestParts { method: start.method, method_name, uri, parts })
+    }
+
+    /// Whether a response can be passed on.
+    pub fn validate_response(&self) -> Result<(), Fault> {
+        self.read_response().map(|_| ())
+    }
+
+    /// The parts of a response that can be passed on.
+    pub fn read_response(&self) -> Result<Parts<'a>, Fault> {
+        let start = self.start_parts();
+        let bad = Fault::new(FaultKind::StatusBad, start.first.start);
+        if start.request || !(100..700).contains(&start.status) {
+            return Err(bad);
+        }
+        match self.validate_version() {
+            Ok(()) => self.validate_headers(),
+            Err(fault) if fault.kind == FaultKind::VersionUnsupported => Err(fault),
+            Err(_) => Err(bad),
+        }
+    }
+
+    fn validate_request_line(&self) -> Result<Uri<'a>, Fault> {
+        let start = self.start_parts();
+        let spaced = start.first.end + 1 == start.second.start
+            && start.second.end + 1 == start.version.start
+            && start.version.end == start.end;
+        if !start.request || !spaced || !is_method(self.text(start.first)) {
+            return Err(Fault::new(FaultKind::RequestLineBad, start.first.end));
+        }
+        self.validate_version()?;
+        let limit = self.counts().uri;
+        if start.second.len() > limit {
+            return Err(Fault::new(FaultKind::UriLong, start.second.start + limit));
+        }
+        let bad = |offset| Fault::new(FaultKind::RequestUriBad, start.second.start + offset);
+        match Uri::parse(self.text(start.second)) {
+            // 19.1.1: no headers in a Request-URI.
+            Ok(Uri { scheme: Scheme::Sip | Scheme::Sips, headers: Some(_), .. }) => Err(bad(0)),
+            Ok(uri) => Ok(uri),
+            Err(fault) => Err(bad(fault.offset)),
+        }
+    }
+
+    fn validate_version(&self) -> Result<(), Fault> {
+        let span = self.start_parts().version;
+        let version = self.text(span);
+        if version.eq_ignore_ascii_case(b"SIP/2.0") {
+            return Ok(());
+        }
+        let other = version.split_at_checked(4).is_some_and(|(name, number)| {
+            name.eq_ignore_ascii_case(b"SIP/")
+                && !number.is_empty()
+                && number.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.')
+        });
+        let kind = if other { FaultKind::VersionUnsupported } else { FaultKind::RequestLineBad };
+        Err(Fault::new(kind, span.start))
+    }
+
+    /// The headers that every message has, each once and readable.
+    fn validate_headers(&self) -> Result<Parts<'a>, Fault> {
+        self.validate_counts()?;
+        let first = |name| self.first(name).ok_or(self.missing());
+        let via = self.read_top_via(first(Name::Via)?)?;
+        check_via(&via)?;
+        Ok(Parts {
+            via,
+            call_id: self.read_call_id(first(Name::CallId)?)?,
+            from: self.read_party(first(Name::From)?)?,
+            to: self.read_party(first(Name::To)?)?,
+            max_forwards: match self.first(Name::MaxForwards) {
+                Some(header) => Some(self.read_max_forwards(header)?),
+                None => None,
+            },
+            cseq: self.read_cseq(first(Name::CSeq)?)?,
+        })
+    }
+
+    /// What must come once does, and nothing comes more often than the limits allow.
+    fn validate_counts(&self) -> Result<(), Fault> {
+        let parameters = self.counts().parameters;
+        let short =
+            |shortest: u32| shortest.saturating_add(PARAMETER_BYTES.saturating_mul(parameters));
+        let (short_via, short_line) = (short(VIA_LINE_BYTES), short(LINE_BYTES));
+        let mut seen = 0;
+        let mut repeated = 0;
+        let mut bytes = [0; LISTS];
+        for header in self.headers() {
+            let bit = bit(header.name);
+            repeated |= seen & bit;
+            seen |= bit;
+            let list = LIST_OF[header.name as usize];
+            let len = header.line().len();
+            bytes[list as usize] += len;
+            let short = if matches!(list, List::Via) { short_via } else { short_line };
+            if len > short && !matches!(list, List::None) {
+                self.validate_parameters(header)?;
+            }
+        }
+        if repeated & SINGLE != 0 {
+            return Err(self.repeated());
+        }
+        self.validate_values(&bytes)
+    }
+
+    /// The first header that comes a second time and must not.
+    #[cold]
+    fn repeated(&self) -> Fault {
+        let mut seen = 0;
+        let second = self.headers().iter().find(|header| {
+            let again = seen & bit(header.name) & SINGLE != 0;
+            seen |= bit(header.name);
+            again
+        });
+        Fault::new(FaultKind::HeaderRepeated, second.map_or(0, |header| header.line().start))
+    }
+
+    /// The limits on values, given the bytes of all lines of each list.
+    fn validate_values(&self, bytes: &[u32; LISTS]) -> Result<(), Fault> {
+        let counts = self.counts();
+        let count = |list: List, name, value_bytes: u32, limit: u32, kind| {
+            if bytes[list as usize] <= value_bytes.saturating_mul(limit) {
+                return Ok(());
+            }
+            match self.values(name).nth(limit as usize) {
+                Some(value) => Err(Fault::new(kind, value.span.start)),
+                None => Ok(()),
+            }
+        };
+        count(List::Via, Name::Via, VIA_BYTES, counts.vias, FaultKind::ViasMany)?;
+        count(List::Route, Name::Route, URI_BYTES, counts.routes, FaultKind::RoutesMany)?;
+        // A registrar's 200 lists every binding: only requests are bounded.
+        if self.is_request() {
+            count(
+                List::Contact,
+                Name::Contact,
+                URI_BYTES,
+                counts.contacts,
+                FaultKind::ContactsMany,
+            )?;
+        }
+        count(List::RecordRoute, Name::RecordRoute, URI_BYTES, counts.routes, FaultKind::RoutesMany)
+    }
+
+    /// All values of a list of name-addrs.
+    fn validate_list(
+        &self,
+        name: Name,
+        kind: FaultKind,
+        check: impl Fn(&NameAddr<'_>) -> Result<(), u32>,
+    ) -> Result<(), Fault> {
+        for (_, header) in self.rows(name) {
+            let mut cursor = Cursor::new(self.bytes(), self.value_span(header));
+            while !cursor.is_done() {
+                let start = cursor.at();
+                let value = NameAddr::parse_front(self.bytes(), &mut cursor);
+                let value = value.map_err(|fault| Fault::new(kind, fault.offset))?;
+                check(&value).map_err(|offset| Fault::new(kind, offset))?;
+                // A comma with nothing behind it promises a value.
+                if cursor.eat(b',') && cursor.is_done() {
+                    return Err(Fault::new(kind, start));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn validate_parameters(&self, header: &Header) -> Result<(), Fault> {
+        let limit = self.counts().parameters;
+        let all = self.value_span(header);
+        let semicolons = self.text(all).iter().filter(|byte| **byte == b';').count();
+        if semicolons <= limit as usize {
+            return Ok(());
+        }
+        let mut rest = Some(all.start);
+        while let Some(start) = rest {
+            let (value, next) = text::split_comma(self.bytes(), Range32::new(start, all.end));
+            rest = next;
+            if text::count_semicolons(self.text(value)) > limit {
+                return Err(Fault::new(FaultKind::ParametersMany, value.start));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// RFC 4475 3.3.8 (badbranch): the cookie with nothing behind it.
+fn check_via(via: &Via<'_>) -> Result<(), Fault> {
+    match via.branch() {
+        Some(branch) if branch.eq_ignore_ascii_case(b"z9hG4bK") => {
+            Err(Fault::new(FaultKind::ViaBad, via.span.start))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// RFC 3261 20.34: a name-addr, whose URI can be read. Says where not.
+fn check_route(route: &NameAddr<'_>) -> Result<(), u32> {
+    match Uri::parse(route.uri) {
+        Ok(_) if route.bracketed => Ok(()),
+        Ok(_) => Err(route.uri_span.start),
+        Err(fault) => Err(route.uri_span.start + fault.offset),
+    }
+}
