@@ -542,11 +542,12 @@ impl Core {
         }
     }
 
-    /// Everything is out: a connection that only waited for that ends now.
+    /// Everything is out: a connection that only waited for that ends now. The loop shuts our side at
+    /// once and lingers for the peer.
     fn outbox_empty(&mut self, conn: ConnId) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let finished = connection.finished && connection.phase == Phase::Open;
-        let last_word = connection.phase == Phase::Lingering && connection.finished;
+        let last_word = connection.phase == Phase::Lingering;
         if finished || last_word {
             connection.phase = Phase::Closing;
             self.outputs.push_back(Output::Close { conn, abort: false });
@@ -704,10 +705,6 @@ impl Core {
             }
             Some(cause) => match connection.phase {
                 Phase::Open if cause == Closed::Idle => self.close(cx, conn, cause),
-                Phase::Lingering if connection.outbox.is_idle() => {
-                    connection.phase = Phase::Closing;
-                    self.outputs.push_back(Output::Close { conn, abort: false });
-                }
                 _ => {
                     if cause == Closed::HandshakeDeadline {
                         self.handshake_late(conn);
