@@ -141,7 +141,11 @@ fn reference(stream: &[u8], limits: &FrameLimits) -> Vec<Event> {
     }
 }
 
-type Outcome<T> = Option<Result<T, (FaultKind, u32)>>;
+/// A fault and where it is.
+type Blame = (FaultKind, u32);
+
+/// `None`: more bytes must come.
+type Outcome<T> = Option<Result<T, Blame>>;
 
 fn reference_message(bytes: &[u8], limits: &FrameLimits) -> Outcome<(Event, usize)> {
     let head_len = match reference_head(bytes, limits)? {
@@ -167,7 +171,7 @@ fn reference_head(bytes: &[u8], limits: &FrameLimits) -> Outcome<usize> {
         bytes[from..].windows(wanted.len()).position(|it| it == wanted).map(|place| from + place)
     };
     // (byte at which it shows, rank, outcome)
-    let mut found: Vec<(usize, u8, Result<usize, (FaultKind, u32)>)> = Vec::new();
+    let mut found: Vec<(usize, u8, Result<usize, Blame>)> = Vec::new();
     let head = limits.head.min(HEAD_BYTES_CEILING) as usize;
     // Shows when the limit is full, before any byte behind it is looked at.
     if bytes.len() >= head {
@@ -251,7 +255,7 @@ fn reference_headers(head: &[u8]) -> Vec<(u32, Option<Vec<u8>>, Vec<u8>)> {
     lines.into_iter().skip(1).map(header).collect()
 }
 
-fn reference_body(head: &[u8], limits: &FrameLimits) -> Result<usize, (FaultKind, u32)> {
+fn reference_body(head: &[u8], limits: &FrameLimits) -> Result<usize, Blame> {
     let start = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let words = start.split(|byte| *byte == b' ').count();
     let response = start.get(..4).is_some_and(|name| name.eq_ignore_ascii_case(b"SIP/"));

@@ -201,7 +201,7 @@ pub fn split_comma(bytes: &[u8], range: Range32) -> (Range32, Option<u32>) {
     loop {
         cursor.skip(|byte| !is(byte, LIST));
         let at = cursor.at();
-        match cursor.next() {
+        match cursor.bump() {
             Some(b',') => return (Range32::new(range.start, at), Some(at + 1)),
             Some(b'"') => cursor.skip_quoted(),
             Some(_) => cursor.skip(|byte| byte != b'>'),
@@ -214,7 +214,7 @@ pub fn split_comma(bytes: &[u8], range: Range32) -> (Range32, Option<u32>) {
 pub fn count_semicolons(value: &[u8]) -> u32 {
     let mut cursor = Cursor::new(value, Range32::all(value));
     let mut count = 0;
-    while let Some(byte) = cursor.next() {
+    while let Some(byte) = cursor.bump() {
         match byte {
             b'"' => cursor.skip_quoted(),
             b';' => count += 1,
@@ -262,7 +262,7 @@ impl<'a> Cursor<'a> {
 
     /// Takes a byte.
     #[inline]
-    pub fn next(&mut self) -> Option<u8> {
+    pub fn bump(&mut self) -> Option<u8> {
         let (first, rest) = self.rest.split_first()?;
         self.rest = rest;
         Some(*first)
@@ -349,11 +349,11 @@ impl<'a> Cursor<'a> {
             return None;
         }
         self.skip(|byte| byte != b'"' && byte != b'\\');
-        while let Some(byte) = self.next() {
+        while let Some(byte) = self.bump() {
             if byte == b'"' {
                 return Some(Range32::new(start, self.at()));
             }
-            self.next();
+            self.bump();
             self.skip(|byte| byte != b'"' && byte != b'\\');
         }
         None
@@ -361,11 +361,11 @@ impl<'a> Cursor<'a> {
 
     /// Moves behind the end of a quoted string whose first quote has been taken, or to the end.
     fn skip_quoted(&mut self) {
-        while let Some(byte) = self.next() {
+        while let Some(byte) = self.bump() {
             match byte {
                 b'"' => return,
                 b'\\' => {
-                    self.next();
+                    self.bump();
                 }
                 _ => {}
             }
@@ -439,7 +439,7 @@ impl Cursor<'_> {
         self.skip_blanks();
         let start = self.at();
         match self.peek() {
-            Some(b';') => self.next(),
+            Some(b';') => self.bump(),
             None | Some(b',') => return Ok(None),
             Some(_) => return Err(self.fault(kind)),
         };

@@ -76,7 +76,7 @@ impl<'a> Uri<'a> {
                 return false;
             }
             self.user = Some(user);
-            cursor.next();
+            cursor.bump();
         }
         let host = cursor.rest();
         let Some(span) = cursor.host() else { return false };
@@ -273,7 +273,7 @@ impl<'a> NameAddr<'a> {
 fn bracket(cursor: &mut Cursor<'_>) -> Result<bool, Fault> {
     match cursor.peek() {
         Some(b'<') => {
-            cursor.next();
+            cursor.bump();
             return Ok(true);
         }
         Some(b'"') => {
