@@ -192,7 +192,10 @@ fn ledger(world: &mut World) {
             "{requests} requests, {unsent} came back; {forwarded} forwarded, {answers} answered"
         )
     });
-    oracle.judge(Judge::Ledger, responses + answers == passed + lost, || {
+    // An answer of our own counts as no response passed on, but one that finds no taker is lost by
+    // the same names as a peer's.
+    let fates = responses..=responses + answers;
+    oracle.judge(Judge::Ledger, fates.contains(&(passed + lost)), || {
         format!("{responses} responses, {answers} answers; {passed} passed on, {lost} lost by name")
     });
 }
