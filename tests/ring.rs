@@ -172,11 +172,11 @@ fn a_close_in_any_state_ends_in_one_closed_and_a_free_slot() {
 }
 
 fn last_arrival(told: &[Told]) -> ConnId {
-    let arrivals = told.iter().filter_map(|told| match told {
+    let mut arrivals = told.iter().filter_map(|told| match told {
         Told::Arrived { conn, .. } => Some(*conn),
         _ => None,
     });
-    arrivals.last().expect("a connection arrived")
+    arrivals.next_back().expect("a connection arrived")
 }
 
 /// Closes with a reset, as a crashed peer does.
@@ -547,7 +547,7 @@ fn a_dialled_connection_sends_receives_and_closes() {
         bench.wish(0, vec![Wish::Connect { to, deadline }]);
         let (mut peer, _) = server.accept().unwrap();
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert_eq!(socket2::SockRef::from(&peer).tcp_nodelay().unwrap_or(false), false);
+        assert!(!socket2::SockRef::from(&peer).tcp_nodelay().unwrap_or(false));
         echoed(&mut peer, b"dialled");
         let conn = conn_of(&bench.report(0).machine.told);
         bench.wish(0, vec![Wish::Close { conn, abort: false }]);
