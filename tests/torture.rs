@@ -286,6 +286,8 @@ fn message<'a>(text: &'a [u8]) -> Message<'a> {
     }
 }
 
+type Case<'a> = (&'a [u8], &'a [u8], Option<&'a [u8]>);
+
 /// RFC 4475 3.1.1.1: white space, folds, compact forms and mixed case are understood exactly.
 #[test]
 fn wsinv_is_understood() {
@@ -298,7 +300,7 @@ fn wsinv_is_understood() {
     assert_eq!((cseq.number, cseq.method), (9, b"INVITE".as_slice()));
     let vias: Vec<Via<'_>> = message.vias().map(|via| via.expect("a Via")).collect();
     let seen: Vec<_> = vias.iter().map(|via| (via.transport, via.host, via.branch())).collect();
-    let expected: Vec<(&[u8], &[u8], Option<&[u8]>)> = vec![
+    let expected: Vec<Case<'_>> = vec![
         (b"UDP", b"192.0.2.2", Some(b"390skdjuw")),
         (b"TCP", b"spindle.example.com", Some(b"z9hG4bK9ikj8")),
         (b"UDP", b"192.168.255.111", Some(b"z9hG4bK30239")),
