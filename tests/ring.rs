@@ -815,3 +815,37 @@ fn the_kernel_needs_no_thread_of_its_own() {
     }
     bench.stop();
 }
+
+/// (8, 11) Cancels that race with bytes under way: every connection ends, whatever the kernel was
+/// doing for it.
+#[test]
+fn an_abort_of_a_flooding_peer_always_ends() {
+    let bench = Bench::start(Sizes { buffers: 8, ..Sizes::default() });
+    for round in 1..=40 {
+        let streams: Vec<TcpStream> = (0..8).map(|_| bench.dial()).collect();
+        std::thread::scope(|scope| {
+            for mut stream in streams {
+                // Floods and reads only now and then, so that receives, sends and starved receives
+                // are under way in any mixture.
+                scope.spawn(move || {
+                    let mut sink = [0; 1000];
+                    while stream.write_all(&[b'x'; 3000]).is_ok() {
+                        stream.set_nonblocking(true).unwrap();
+                        let _ = stream.read(&mut sink);
+                        stream.set_nonblocking(false).unwrap();
+                    }
+                });
+            }
+            let all = bench.report_when(0, |report| report.live_accepted == 8).machine.told;
+            let closes = all.iter().filter_map(|told| match told {
+                Told::Arrived { conn, .. } => Some(Wish::Close { conn: *conn, abort: true }),
+                _ => None,
+            });
+            std::thread::sleep(Duration::from_micros(137 * round));
+            bench.wish(0, closes.collect());
+            bench.report_when(0, |report| report.turn.closes == 8 * round);
+        });
+    }
+    assert_clean(&bench);
+    bench.stop();
+}
