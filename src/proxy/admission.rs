@@ -8,9 +8,10 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use siphasher::sip::SipHasher13;
+use smallvec::SmallVec;
 
 use crate::base::time::Instant;
 use crate::config::snapshot::Rate;
@@ -45,9 +46,12 @@ impl PrefixKey {
     }
 }
 
-/// Connections for each source prefix over all workers; touched at accept and close only.
+/// Connections of one prefix: which worker holds how many. No entry is 0.
+type Holders = SmallVec<[(u8, u32); 2]>;
+
+/// Connections for each source prefix over all workers; touched at accept, close and the death of a worker only.
 pub struct PrefixTable {
-    shards: Vec<Mutex<HashMap<PrefixKey, u32>>>,
+    shards: Vec<Mutex<HashMap<PrefixKey, Holders>>>,
     hasher: RandomState,
 }
 
@@ -65,63 +69,89 @@ impl PrefixTable {
         }
     }
 
-    /// Counts a connection in, unless its prefix is full.
-    pub fn enter(&self, address: IpAddr, limit: u32) -> bool {
+    /// Counts a connection of this worker in, unless its prefix is full.
+    pub fn enter(&self, address: IpAddr, limit: u32, worker: u8) -> bool {
         let key = PrefixKey::of(address);
-        if !self.add(key, limit) {
+        if !self.add(key, limit, worker) {
             return false;
         }
         if let Some(wide) = key.wide()
-            && !self.add(wide, limit.saturating_mul(WIDE_FACTOR))
+            && !self.add(wide, limit.saturating_mul(WIDE_FACTOR), worker)
         {
-            self.remove(key);
+            self.remove(key, worker);
             return false;
         }
         true
     }
 
     /// Counts out a connection that was counted in.
-    pub fn leave(&self, address: IpAddr) {
+    pub fn leave(&self, address: IpAddr, worker: u8) {
         let key = PrefixKey::of(address);
-        self.remove(key);
+        self.remove(key, worker);
         if let Some(wide) = key.wide() {
-            self.remove(wide);
+            self.remove(wide, worker);
+        }
+    }
+
+    /// A life of this worker has ended without counting its connections out.
+    pub fn forget(&self, worker: u8) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.retain(|_, holders| {
+                holders.retain(|(holder, _)| *holder != worker);
+                !holders.is_empty()
+            });
         }
     }
 
     /// Connections counted now for the prefix of this address.
     pub fn connections(&self, address: IpAddr) -> u32 {
         let key = PrefixKey::of(address);
-        self.with(key, |shard| shard.get(&key).copied().unwrap_or(0))
+        self.with(key, |shard| shard.get(&key).map_or(0, total))
     }
 
-    fn add(&self, key: PrefixKey, limit: u32) -> bool {
+    fn add(&self, key: PrefixKey, limit: u32, worker: u8) -> bool {
         self.with(key, |shard| {
-            let count = shard.entry(key).or_insert(0);
-            if *count >= limit {
+            let holders = shard.entry(key).or_default();
+            if total(holders) >= limit {
                 return false;
             }
-            *count += 1;
+            match holders.iter_mut().find(|(holder, _)| *holder == worker) {
+                Some((_, count)) => *count += 1,
+                None => holders.push((worker, 1)),
+            }
             true
         })
     }
 
-    fn remove(&self, key: PrefixKey) {
+    fn remove(&self, key: PrefixKey, worker: u8) {
         self.with(key, |shard| {
-            if let Some(count) = shard.get_mut(&key) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    shard.remove(&key);
+            let Some(holders) = shard.get_mut(&key) else { return };
+            if let Some(place) = holders.iter().position(|(holder, _)| *holder == worker) {
+                holders[place].1 -= 1;
+                if holders[place].1 == 0 {
+                    holders.swap_remove(place);
                 }
+            }
+            if holders.is_empty() {
+                shard.remove(&key);
             }
         });
     }
 
-    fn with<T>(&self, key: PrefixKey, act: impl FnOnce(&mut HashMap<PrefixKey, u32>) -> T) -> T {
+    fn with<T>(
+        &self,
+        key: PrefixKey,
+        act: impl FnOnce(&mut HashMap<PrefixKey, Holders>) -> T,
+    ) -> T {
         let shard = &self.shards[self.hasher.hash_one(key) as usize % SHARDS];
         // A worker that panicked while it held the lock left a count at most one off: go on with it.
-        act(&mut shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        act(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+fn total(holders: &Holders) -> u32 {
+    holders.iter().map(|(_, count)| count).sum()
 }
 
 /// One event of a bucket: true when it is within the rate. `interval` and `burst` in nanoseconds.
@@ -292,23 +322,44 @@ mod tests {
     fn exactly_the_limit_is_held_for_each_prefix() {
         let table = PrefixTable::new();
         let held = (0..30_000u32)
-            .filter(|host| table.enter(address(&format!("2001:db8::{:x}", host % 60_000)), 256))
+            .filter(|host| {
+                table.enter(
+                    address(&format!("2001:db8::{:x}", host % 60_000)),
+                    256,
+                    (host % 2) as u8,
+                )
+            })
             .count();
         assert_eq!(held, 256);
-        assert!(table.enter(address("2001:db8:0:1::1"), 256));
-        let held = (0..300).filter(|_| table.enter(address("192.0.2.1"), 256)).count();
+        assert!(table.enter(address("2001:db8:0:1::1"), 256, 0));
+        let held = (0..300).filter(|_| table.enter(address("192.0.2.1"), 256, 0)).count();
         assert_eq!(held, 256);
-        assert!(table.enter(address("192.0.2.2"), 256));
-        table.leave(address("192.0.2.1"));
-        assert!(table.enter(address("::ffff:192.0.2.1"), 256));
-        assert!(!table.enter(address("192.0.2.1"), 256));
+        assert!(table.enter(address("192.0.2.2"), 256, 0));
+        table.leave(address("192.0.2.1"), 0);
+        assert!(table.enter(address("::ffff:192.0.2.1"), 256, 0));
+        assert!(!table.enter(address("192.0.2.1"), 256, 0));
+    }
+
+    /// A worker that panicked counts nothing out: its next life does it for it.
+    #[test]
+    fn a_life_that_ended_is_forgotten() {
+        let table = PrefixTable::new();
+        let one = address("2001:db8::1");
+        assert!(table.enter(one, 3, 0) && table.enter(one, 3, 1) && table.enter(one, 3, 1));
+        assert!(!table.enter(one, 3, 0));
+        table.forget(1);
+        assert_eq!(table.connections(one), 1);
+        assert!(table.enter(one, 3, 1));
+        table.leave(one, 1);
+        table.leave(one, 1);
+        assert_eq!(table.connections(one), 1);
     }
 
     #[test]
     fn a_wide_prefix_holds_sixteen_times_as_much() {
         let table = PrefixTable::new();
         let held = (0..1000u32)
-            .filter(|net| table.enter(address(&format!("2001:db8:0:{net:x}::1")), 2))
+            .filter(|net| table.enter(address(&format!("2001:db8:0:{net:x}::1")), 2, 0))
             .count();
         assert_eq!(held, 32);
         assert_eq!(table.connections(address("2001:db8:0:3e7::1")), 0);

@@ -66,6 +66,8 @@ pub struct Connection {
     pub handshake_queued: bool,
     /// Counts in the table of handshakes under way.
     pub handshake_counted: bool,
+    /// Its source prefix counts it: it came from a zone that was not trusted then.
+    pub prefix_counted: bool,
     /// The peer has shut its sending side: close when the outbox is empty.
     pub finished: bool,
     /// A REGISTER was answered 200 over it.
@@ -115,6 +117,7 @@ impl Connection {
             dirty: false,
             handshake_queued: false,
             handshake_counted: false,
+            prefix_counted: false,
             finished: false,
             registered: false,
             cause: None,
@@ -150,11 +153,29 @@ impl Connection {
     }
 }
 
+/// A chunk of plaintext that waits.
+#[derive(Debug)]
+struct Waiting {
+    chunk: Chunk,
+    /// Bytes at its front of a message that begins in the chunk before.
+    tail: usize,
+}
+
+impl Waiting {
+    fn new(chunk: Chunk) -> Self {
+        Waiting { chunk, tail: 0 }
+    }
+
+    fn room(&self) -> usize {
+        room(&self.chunk)
+    }
+}
+
 /// What waits to be sent to one peer: raw bytes first (handshake, alerts), then plaintext in order.
 #[derive(Debug, Default)]
 pub struct Outbox {
     raw: Vec<u8>,
-    plain: VecDeque<Chunk>,
+    plain: VecDeque<Waiting>,
     plain_bytes: usize,
     /// One chunk is with the kernel.
     pub out: bool,
@@ -176,6 +197,11 @@ impl Outbox {
         !self.out && self.waiting() == 0
     }
 
+    /// Whether plaintext waits.
+    pub fn has_plain(&self) -> bool {
+        !self.plain.is_empty()
+    }
+
     /// Bytes that go out as they are (TLS handshake and alerts).
     pub fn push_raw(&mut self, bytes: &[u8]) {
         self.raw.extend_from_slice(bytes);
@@ -193,11 +219,12 @@ impl Outbox {
             return Err(NoRoom);
         }
         let mut written = 0;
-        let mut at = self.plain.iter().position(|chunk| room(chunk) > 0).unwrap_or(0);
+        let first = self.plain.iter().position(|waiting| waiting.room() > 0).unwrap_or(0);
+        let mut at = first;
         for piece in pieces {
             let mut rest = piece;
             while !rest.is_empty() {
-                let chunk = &mut self.plain[at];
+                let chunk = &mut self.plain[at].chunk;
                 let (now, later) = rest.split_at(rest.len().min(room(chunk)));
                 chunk.push(now);
                 rest = later;
@@ -206,25 +233,27 @@ impl Outbox {
             written += piece.len();
         }
         assert!(written == len);
+        for waiting in self.plain.range_mut(first + 1..(at + 1).max(first + 1)) {
+            waiting.tail = waiting.chunk.len();
+        }
         self.plain_bytes += len;
         Ok(())
     }
 
     /// Sees to it that the last chunks have room for `len` bytes together.
     fn make_room(&mut self, pool: &mut ChunkPool, len: usize) -> bool {
-        let mut have = self.plain.back().map_or(0, room);
+        let mut have = self.plain.back().map_or(0, Waiting::room);
         if have >= len {
             return true;
         }
         // A small chunk that is too small becomes a large one, so that a batch stays one send.
-        if let Some(last) = self.plain.back()
-            && last.capacity() < LARGE_BYTES
+        if let Some(last) = self.plain.back_mut()
+            && last.chunk.capacity() < LARGE_BYTES
         {
             let Some(mut large) = pool.take(SMALL_BYTES + 1) else { return false };
-            large.push(last.bytes());
-            pool.give(self.plain.pop_back().expect("there is a last one"));
+            large.push(last.chunk.bytes());
             have = room(&large);
-            self.plain.push_back(large);
+            pool.give(std::mem::replace(&mut last.chunk, large));
         }
         let first_new = self.plain.len();
         while have < len {
@@ -232,10 +261,10 @@ impl Outbox {
             match pool.take(want.min(PLAIN_BYTES)) {
                 Some(chunk) => {
                     have += room(&chunk);
-                    self.plain.push_back(chunk);
+                    self.plain.push_back(Waiting::new(chunk));
                 }
                 None => {
-                    self.plain.drain(first_new..).for_each(|chunk| pool.give(chunk));
+                    self.plain.drain(first_new..).for_each(|waiting| pool.give(waiting.chunk));
                     return false;
                 }
             }
@@ -272,13 +301,15 @@ impl Outbox {
             self.out = true;
             return Ok(Some(chunk));
         }
-        if !may_seal || self.plain.front().is_none_or(Chunk::is_empty) {
+        let Some(plain) = self.plain.front().map(|waiting| &waiting.chunk) else {
+            return Ok(None);
+        };
+        if !may_seal || plain.is_empty() {
             return Ok(None);
         }
         let chunk = match session {
-            None => self.plain.pop_front().expect("looked at above"),
+            None => self.plain.pop_front().expect("looked at above").chunk,
             Some(session) => {
-                let plain = self.plain.front().expect("looked at above");
                 let Some(mut sealed) = pool.take(Session::sealed_len(plain.len())) else {
                     return Ok(None);
                 };
@@ -286,7 +317,7 @@ impl Outbox {
                     pool.give(sealed);
                     return Err(NoRoom);
                 }
-                let plain = self.plain.pop_front().expect("looked at above");
+                let plain = self.plain.pop_front().expect("looked at above").chunk;
                 self.plain_bytes -= plain.len();
                 pool.give(plain);
                 self.out = true;
@@ -298,13 +329,17 @@ impl Outbox {
         Ok(Some(chunk))
     }
 
-    /// Empties what waits; whole messages that were never sent go to `each` in order (for links that are lost).
+    /// Empties what waits; messages of which no byte was handed over go to `each` in order, chunk by chunk. The rest
+    /// of a message whose beginning has left is nobody's: it would be read as another message.
     pub fn take_unsent(&mut self, pool: &mut ChunkPool, mut each: impl FnMut(&[u8])) {
         self.raw = Vec::new();
         self.plain_bytes = 0;
         self.goodbye = false;
-        while let Some(chunk) = self.plain.pop_front() {
-            each(chunk.bytes());
+        let mut begun = true;
+        while let Some(Waiting { chunk, tail }) = self.plain.pop_front() {
+            let skip = if begun { tail } else { 0 };
+            begun &= skip == chunk.len();
+            each(&chunk.bytes()[skip..]);
             pool.give(chunk);
         }
     }
@@ -364,6 +399,43 @@ mod tests {
             assert_eq!(drain(&mut outbox, &mut pool), expected);
             assert!(outbox.is_idle());
             assert_eq!(pool.bytes_out(), 0);
+        }
+    }
+
+    /// A client's body could otherwise be read as a message of ours.
+    #[test]
+    fn what_comes_back_unsent_begins_with_a_whole_message() {
+        for sizes in [vec![5000; 40], vec![70_000, 70_000, 3000], vec![300_000, 10, 10]] {
+            let mut pool = ChunkPool::new(64 * LARGE_BYTES);
+            for sent in 0..4 {
+                let mut outbox = Outbox::default();
+                for (index, size) in sizes.iter().enumerate() {
+                    let mut message = vec![b'.'; *size];
+                    message[0] = index as u8;
+                    let pieces = message.chunks(999);
+                    outbox.push(&mut pool, 1 << 20, *size, pieces).unwrap();
+                }
+                let mut gone = 0;
+                for _ in 0..sent {
+                    let Some(chunk) = outbox.next(&mut pool, None, true).unwrap() else { break };
+                    gone += chunk.len();
+                    outbox.out = false;
+                    pool.give(chunk);
+                }
+                let mut unsent = Vec::new();
+                outbox.take_unsent(&mut pool, |bytes| unsent.extend_from_slice(bytes));
+                let (mut at, mut whole) = (0, Vec::new());
+                for (index, size) in sizes.iter().enumerate() {
+                    if at >= gone {
+                        let mut message = vec![b'.'; *size];
+                        message[0] = index as u8;
+                        whole.extend_from_slice(&message);
+                    }
+                    at += size;
+                }
+                assert!(unsent == whole, "{sizes:?}, {sent} sent: {}", unsent.len());
+                assert_eq!(pool.bytes_out(), 0);
+            }
         }
     }
 

@@ -226,6 +226,7 @@ impl Proxy {
             reply: Vec::with_capacity(32 * 1024),
             text: Vec::with_capacity(SPARE_BYTES_MAX),
         };
+        settings.prefixes.forget(worker);
         let mut proxy = Proxy { settings, core };
         let settings = Arc::clone(&proxy.settings);
         proxy.configure(now, settings);
@@ -374,21 +375,24 @@ impl Core {
         if tls && !self.admit_handshake(cx, address, zone.trusted) {
             return refuse(self, Closed::HandshakesFull);
         }
-        if !zone.trusted && !cx.settings.prefixes.enter(address, limits.connections_per_prefix) {
-            self.release_handshake(tls, address, zone.trusted);
+        if !zone.trusted
+            && !cx.settings.prefixes.enter(address, limits.connections_per_prefix, self.worker)
+        {
+            self.release_handshake(tls, address, !zone.trusted);
             return refuse(self, Closed::PrefixFull);
         }
         let role = Role::Accepted { listener: arrival.listener as u16 };
         let mut connection =
             Connection::new(role, listener.zone, listener.transport, arrival.peer, cx.now);
         connection.handshake_counted = tls;
+        connection.prefix_counted = !zone.trusted;
         if zone.trusted {
             connection.backends = backends_at(cx.settings, listener.zone, arrival.peer);
         }
         let Some(conn) = self.connections.insert_at(arrival.slot, connection) else {
-            self.release_handshake(tls, address, zone.trusted);
+            self.release_handshake(tls, address, !zone.trusted);
             if !zone.trusted {
-                cx.settings.prefixes.leave(address);
+                cx.settings.prefixes.leave(address, self.worker);
             }
             return refuse(self, Closed::SlotFull);
         };
@@ -418,10 +422,10 @@ impl Core {
         true
     }
 
-    fn release_handshake(&mut self, counted: bool, address: std::net::IpAddr, trusted: bool) {
+    fn release_handshake(&mut self, counted: bool, address: std::net::IpAddr, by_prefix: bool) {
         if counted {
             self.handshakes.ended();
-            if !trusted {
+            if by_prefix {
                 self.buckets.handshake_ended(address);
             }
         }
@@ -431,9 +435,9 @@ impl Core {
     fn closed(&mut self, cx: Context<'_>, conn: ConnId, cause: CloseCause) {
         let Some(mut connection) = self.connections.remove(conn) else { return };
         self.deadlines.clear(conn.slot);
-        let trusted = cx.settings.snapshot.zones[usize::from(connection.zone)].trusted;
         let address = connection.peer.ip();
-        self.release_handshake(connection.handshake_counted, address, trusted);
+        let prefix_counted = connection.prefix_counted;
+        self.release_handshake(connection.handshake_counted, address, prefix_counted);
         let why = connection.cause.unwrap_or(match cause {
             CloseCause::Asked if connection.finished => Closed::PeerFinished,
             CloseCause::Asked => Closed::Draining,
@@ -451,21 +455,35 @@ impl Core {
             Role::Accepted { .. } => {
                 let transport = usize::from(connection.transport == Transport::Tls);
                 self.gauges.connections[usize::from(connection.zone)][transport] -= 1;
-                if !trusted {
-                    cx.settings.prefixes.leave(address);
+                if prefix_counted {
+                    cx.settings.prefixes.leave(address, self.worker);
                 }
-                connection.outbox.take_unsent(&mut self.chunks, |_| {});
+                self.answer_unsent(cx, connection, PeerId::flow(self.flow_of(conn)), 430);
             }
             Role::Link { link } => {
                 self.link_lost(cx, conn, link);
-                let mut unsent = self.take_buffer();
-                connection
-                    .outbox
-                    .take_unsent(&mut self.chunks, |bytes| unsent.extend_from_slice(bytes));
-                self.bounce(cx, &unsent, 503);
-                self.give_buffer(unsent);
+                let peer = connection.backends.first().copied().unwrap_or(PeerId::NONE);
+                self.answer_unsent(cx, connection, peer, 503);
             }
         }
+    }
+
+    /// What waited for a connection that is gone: its requests are answered.
+    fn answer_unsent(
+        &mut self,
+        cx: Context<'_>,
+        mut connection: Connection,
+        peer: PeerId,
+        status: u16,
+    ) {
+        if !connection.outbox.has_plain() {
+            return;
+        }
+        let mut unsent = self.take_buffer();
+        let outbox = &mut connection.outbox;
+        outbox.take_unsent(&mut self.chunks, |bytes| unsent.extend_from_slice(bytes));
+        self.bounce(cx, &unsent, peer, status);
+        self.give_buffer(unsent);
     }
 
     /// Deadlines that have passed: connections and links.

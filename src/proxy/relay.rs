@@ -287,14 +287,12 @@ impl Core {
     }
 
     /// Requests that were queued for a peer and never sent: each is answered, by the branch that we had put on it.
-    pub(super) fn bounce(&mut self, cx: Context<'_>, bytes: &[u8], status: u16) {
+    pub(super) fn bounce(&mut self, cx: Context<'_>, bytes: &[u8], peer: PeerId, status: u16) {
         self.reread(cx, bytes, |core, message| {
-            let branch =
-                message.top_via().ok().and_then(|via| via.branch().and_then(BranchKey::read));
-            let Some(branch) = branch else { return };
             if !message.is_request() {
                 return;
             }
+            let Some(branch) = own_branch(cx, message, peer) else { return };
             core.counters.refuse(Refused::Unsent);
             if message.method() == Method::Ack {
                 return core.counters.refuse(Refused::AckDropped);
@@ -305,8 +303,7 @@ impl Core {
             core.counters.answer(status);
             core.reread(cx, &text, |core, response| {
                 let patch = forward::response(response);
-                let flow = branch.trusted().flow;
-                core.deliver_response(cx, flow, Origin::Own, patch.len(), patch.pieces());
+                core.deliver_response(cx, branch.flow, Origin::Own, patch.len(), patch.pieces());
             });
             text.clear();
             core.text = text;
@@ -572,6 +569,13 @@ fn keys<'a>(cx: Context<'_>, source: &Source, message: &Message<'a>) -> Result<K
     let routes = message.values(Name::Route).map(|value| value.bytes);
     let loop_part = key.loop_part(uri, routes, call_id, from_tag, cseq, source.zone);
     Ok(Keys { via, call_id, cseq, unique, loop_part })
+}
+
+/// The branch that we put on a request for this peer.
+fn own_branch(cx: Context<'_>, message: &Message<'_>, peer: PeerId) -> Option<Branch> {
+    let read = BranchKey::read(message.top_via().ok()?.branch()?)?;
+    let (call_id, cseq) = (message.call_id().ok()?, message.cseq().ok()?);
+    read.verify(&cx.settings.branch_key, peer, call_id, cseq.number)
 }
 
 /// Whether the request has been here with the same Request-URI and Route (RFC 5393 4.2.2). Only values that hold the

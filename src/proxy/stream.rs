@@ -307,10 +307,10 @@ impl Core {
         connection.enter(Phase::Open, cx.now);
         let (role, address) = (connection.role, connection.peer.ip());
         let counted = std::mem::take(&mut connection.handshake_counted);
+        let by_prefix = connection.prefix_counted;
         *self.counters.handshakes.entry(label).or_default() += 1;
         self.latency.record(Stage::Handshake, cx.now.nanos_since(since));
-        let trusted = cx.settings.snapshot.zones[usize::from(zone)].trusted;
-        self.release_handshake(counted, address, trusted);
+        self.release_handshake(counted, address, by_prefix);
         if let Role::Link { link } = role {
             self.link_up(conn, link);
         }

@@ -223,8 +223,8 @@ impl Unverified {
         Some(self.trusted())
     }
 
-    /// The branch as it stands: only for messages that never left this process.
-    pub fn trusted(&self) -> Branch {
+    /// The branch as it stands.
+    fn trusted(&self) -> Branch {
         Branch {
             stateful: self.raw[0] & 1 == 1,
             flow: FlowId {

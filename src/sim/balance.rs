@@ -221,6 +221,11 @@ pub fn parted(world: &mut World) {
         oracle
             .judge(Judge::Home, !draining || drained, || format!("worker {worker} is not drained"));
     }
+    let places = world.cast.lines.iter().map(|line| line.place.peer);
+    let counted: u32 = places.map(|peer| world.setting.counted(peer)).sum();
+    world.cast.oracle.judge(Judge::Home, counted == 0, || {
+        format!("{counted} connections are still counted for their prefixes")
+    });
     world.books.chunk_bytes_out = 0;
     world.close_all_books();
     let out = world.books.chunk_bytes_out;

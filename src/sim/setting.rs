@@ -516,6 +516,11 @@ impl Setting {
         ]
     }
 
+    /// Connections that are still counted for a phone's prefix.
+    pub fn counted(&self, peer: SocketAddr) -> u32 {
+        self.prefixes.connections(peer.ip())
+    }
+
     /// What the naive reference proxy knows of the scene.
     pub fn facts(&self) -> Facts {
         let core_tls = self.options.core_tls;
