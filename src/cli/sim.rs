@@ -104,7 +104,10 @@ impl Sums {
         }
         let _ = match &self.failed[..] {
             [] => writeln!(text, "all {} seeds are good", self.seeds),
-            failed => writeln!(text, "{} of {} seeds failed: {failed:?}", failed.len(), self.seeds),
+            failed => {
+                let first = &failed[..failed.len().min(20)];
+                writeln!(text, "{} of {} seeds failed: {first:?} ...", failed.len(), self.seeds)
+            }
         };
         text
     }

@@ -266,7 +266,9 @@ impl Core {
                     core.answer(cx, &source, message, full)
                 });
             }
-            EnvelopeKind::Response { .. } => self.counters.refuse(Refused::ResponseUnsent),
+            EnvelopeKind::Response { origin, .. } => {
+                self.counters.refuse(unsent(origin, Refused::ResponseUnsent));
+            }
         }
         self.give_buffer(envelope.bytes);
     }
@@ -516,12 +518,10 @@ impl Core {
             self.posts.push_back((u16::from(flow.worker), envelope));
             return true;
         }
-        let Some(conn) = self.conn_of(flow) else {
-            self.counters.refuse(Refused::ResponseFlowGone);
-            return false;
-        };
-        let Some(connection) = self.connections.get(conn) else {
-            self.counters.refuse(Refused::ResponseFlowGone);
+        let conn = self.conn_of(flow);
+        let connection = conn.and_then(|conn| self.connections.get(conn));
+        let (Some(conn), Some(connection)) = (conn, connection) else {
+            self.counters.refuse(unsent(origin, Refused::ResponseFlowGone));
             return false;
         };
         let zone = usize::from(connection.zone);
@@ -533,10 +533,18 @@ impl Core {
             }
             Err(_) => {
                 // A client whose outbox is full is closed by `queue`; a link keeps what it has.
-                self.counters.refuse(Refused::ResponseUnsent);
+                self.counters.refuse(unsent(origin, Refused::ResponseUnsent));
                 false
             }
         }
+    }
+}
+
+/// The name of a response that nobody could be given: an answer of our own has one name whatever the reason.
+const fn unsent(origin: Origin, reason: Refused) -> Refused {
+    match origin {
+        Origin::Peer => reason,
+        Origin::Own => Refused::AnswerUnsent,
     }
 }
 

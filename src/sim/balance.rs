@@ -111,6 +111,7 @@ fn named_losses(counters: &Counters) -> u64 {
         Refused::ResponseFlowGone,
         Refused::ResponseForged,
         Refused::ResponseUnsent,
+        Refused::AnswerUnsent,
     ];
     names.iter().map(|name| counters.refused(*name)).sum()
 }
@@ -192,11 +193,8 @@ fn ledger(world: &mut World) {
             "{requests} requests, {unsent} came back; {forwarded} forwarded, {answers} answered"
         )
     });
-    // An answer of our own counts as no response passed on, but one that finds no taker is lost by
-    // the same names as a peer's.
-    let fates = responses..=responses + answers;
-    oracle.judge(Judge::Ledger, fates.contains(&(passed + lost)), || {
-        format!("{responses} responses, {answers} answers; {passed} passed on, {lost} lost by name")
+    oracle.judge(Judge::Ledger, responses == passed + lost, || {
+        format!("{responses} responses; {passed} passed on, {lost} lost by name")
     });
 }
 

@@ -69,6 +69,8 @@ names! {
         Unsent = "unsent",
         /// The connection that asked takes no more: it is ending, its outbox is full, or its worker's mailbox is.
         ResponseUnsent = "response_unsent",
+        /// An answer of our own that found its asker gone or taking no more.
+        AnswerUnsent = "answer_unsent",
     }
 }
 
