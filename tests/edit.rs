@@ -534,3 +534,39 @@ proptest! {
         prop_assert_eq!(edited(&pushed, |patch| patch.pop_top_via()), text);
     }
 }
+
+proptest! {
+    /// Whatever is done to a name, a line that anybody could read as that name does not get through.
+    #[test]
+    fn no_disguise_of_a_name_gets_through(
+        cases in prop::collection::vec(any::<bool>(), 19),
+        place in 0usize..=19,
+        noise in prop_oneof![
+            Just(""), Just(" "), Just("\t"), Just("  \t "), Just("\r\n "), Just("\r\n\t"), Just("\r"),
+            Just("\n"), Just("\0"), Just("\\"), Just("\x0b"), Just("\x0c"), Just("\x7f"), Just("\u{a0}"),
+            Just("\u{200b}"), Just("\""), Just("("), Just(","), Just(":"), Just("\r\n"),
+        ],
+    ) {
+        let name: String = "P-Asserted-Identity"
+            .chars()
+            .zip(cases)
+            .map(|(letter, up)| if up { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() })
+            .collect();
+        let (front, back) = name.split_at(place);
+        let text = request(&format!("X: y\r\n{front}{noise}{back}: <sip:a@b>\r\n"));
+        let mut state = FrameState::default();
+        if let Ok(Framed::Message(message)) = frame(text.as_bytes(), &mut state, &FrameLimits::default()) {
+            let mut patch = Patch::new(&message);
+            patch.remove_headers(&["P-Asserted-Identity"]);
+            let left = String::from_utf8(patch.pieces().collect::<Vec<_>>().concat()).expect("text");
+            // Read as the most careless reader would: letters and hyphens alone, to the first colon of a line.
+            for line in left.split(['\r', '\n']) {
+                let before = line.split(':').next().unwrap_or_default();
+                let letters: String =
+                    before.chars().filter(|it| it.is_ascii_alphabetic() || *it == '-').collect();
+                let continues = line.starts_with([' ', '\t']);
+                prop_assert!(continues || !letters.eq_ignore_ascii_case("P-Asserted-Identity"), "{left:?}");
+            }
+        }
+    }
+}

@@ -239,6 +239,18 @@ impl<'a> Message<'a> {
         self.head.index.first(name)
     }
 
+    /// The headers from the first one of this name on; none if there is none.
+    pub(super) fn from_first(&self, name: Name) -> &[Header] {
+        let headers = &self.head.index.headers;
+        &headers[self.first_place(name).unwrap_or(headers.len())..]
+    }
+
+    /// Where the last header line ends.
+    pub(super) fn headers_end(&self) -> u32 {
+        let last = self.head.index.headers.last();
+        last.map_or(self.head.start.end + 2, |header| header.line().end)
+    }
+
     /// Header lines of this name.
     pub fn count(&self, name: Name) -> usize {
         self.rows(name).count()
@@ -486,5 +498,95 @@ impl<'a> Iterator for Vias<'a, '_> {
             self.row += usize::from(self.at.is_none());
             return Some(via);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::frame::{FrameState, Framed, frame};
+
+    fn with<T>(text: &str, ask: impl FnOnce(&Message<'_>) -> T) -> T {
+        match frame(text.as_bytes(), &mut FrameState::default(), &FrameLimits::default()) {
+            Ok(Framed::Message(message)) => ask(&message),
+            other => panic!("{other:?} of {text}"),
+        }
+    }
+
+    #[test]
+    fn a_message_falls_into_its_parts() {
+        let text = "INVITE sip:b@c SIP/2.0\r\nZ : y\r\nl:3\r\n\r\nabc";
+        with(text, |message| {
+            assert_eq!((message.len(), message.head_len(), message.body()), (41, 38, &b"abc"[..]));
+            let start =
+                Start::Request { method: Method::Invite, method_name: b"INVITE", uri: b"sip:b@c" };
+            assert_eq!((message.start(), message.method()), (start, Method::Invite));
+            assert_eq!(message.request_uri_span(), Some(Range32::new(7, 14)));
+            let header = message.headers()[0];
+            assert_eq!(message.text(header.line()), b"Z : y\r\n");
+            assert_eq!(message.text(header.name_span()), b"Z");
+            assert_eq!((message.value(&header), header.name), (&b"y"[..], Name::Other));
+        });
+        with("SIP/2.0 404 Not Here\r\nCSeq: 2 BYE\r\nl:0\r\n\r\n", |message| {
+            let start = Start::Response { status: 404, reason: b"Not Here" };
+            assert_eq!((message.start(), message.method()), (start, Method::Bye));
+            assert_eq!((message.is_request(), message.request_uri_span()), (false, None));
+        });
+        with("NEWMETHOD sip:b@c SIP/2.0\r\nl:0\r\n\r\n", |message| {
+            assert_eq!(message.method(), Method::Other);
+        });
+    }
+
+    /// RFC 3261 7.3.1: several lines and one list are the same.
+    #[test]
+    fn values_come_from_all_lines_in_order() {
+        let text = "ACK sip:a SIP/2.0\r\nRoute: <sip:a,b> , \"x, y\" <sip:c>\r\nTo: z\r\nroute:\r\n\
+            ROUTE :\r\n <sip:d>\r\n ,<sip:e>;p=\",\"\r\nl:0\r\n\r\n";
+        with(text, |message| {
+            let values: Vec<_> = message
+                .values(Name::Route)
+                .map(|value| {
+                    assert_eq!(message.text(value.span), value.bytes);
+                    let text = std::str::from_utf8(value.bytes).expect("text");
+                    (text, value.header, value.first_in_row, value.last_in_row)
+                })
+                .collect();
+            let expected = [
+                ("<sip:a,b>", 0, true, false),
+                ("\"x, y\" <sip:c>", 0, false, true),
+                ("<sip:d>", 3, true, false),
+                ("<sip:e>;p=\",\"", 3, false, true),
+            ];
+            assert_eq!(values, expected);
+            assert_eq!((message.count(Name::Route), message.count(Name::To)), (3, 1));
+            assert_eq!(message.count(Name::Via), 0);
+            assert_eq!(message.values(Name::Via).next(), None);
+        });
+    }
+
+    #[test]
+    fn a_via_that_cannot_be_read_does_not_hide_the_next() {
+        let text = "ACK sip:a SIP/2.0\r\nVia: SIP/2.0/TCP a, nonsense \"x, y\" <,>, SIP/2.0/TLS b\r\n\
+            v:\r\nVia: SIP/2.0/TCP c x, SIP/2.0/TCP d\r\nl:0\r\n\r\n";
+        with(text, |message| {
+            let hosts: Vec<Option<&[u8]>> =
+                message.vias().map(|via| via.ok().map(|via| via.host)).collect();
+            assert_eq!(hosts, [Some(&b"a"[..]), None, Some(b"b"), None, Some(b"d")]);
+            assert_eq!(message.top_via().map(|via| via.host), Ok(&b"a"[..]));
+        });
+    }
+
+    #[test]
+    fn option_tags_are_whole_words_in_any_case() {
+        let text = "ACK sip:a SIP/2.0\r\nk: 100rel , PATH\r\nSupported: outbound\r\nl:0\r\n\r\n";
+        with(text, |message| {
+            for tag in ["100REL", "path", "outbound"] {
+                assert!(message.has_option(Name::Supported, tag.as_bytes()), "{tag}");
+            }
+            for tag in ["100", "pat", "paths", "", "100rel , PATH"] {
+                assert!(!message.has_option(Name::Supported, tag.as_bytes()), "{tag}");
+            }
+            assert!(!message.has_option(Name::Require, b"path"));
+        });
     }
 }

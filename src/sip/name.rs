@@ -222,7 +222,6 @@ const CASE: u8 = 0x20;
 struct Entry {
     /// Each byte with its case bit, so that those behind the name are blanks.
     word: [u8; WORD],
-    len: u8,
     name: Name,
 }
 
@@ -241,21 +240,13 @@ static FIRST: [[u8; WORD]; WORD + 1] = {
     masks
 };
 
-/// Long names that fit a word, compact ones, and plain ones.
-const ENTRIES: usize = count_entries();
+/// Places of the table: so many that a factor is easily found.
 const PLACES: usize = 512;
-/// Found by trial: no two names have the same hash, or `PLACE` would not compile.
+/// Found by trial: no two names have the same hash, or `TABLE` would not compile.
 const FACTOR: u64 = 0xABB0_E561_E169_99F7;
 
-const fn count_entries() -> usize {
-    let mut count = PLAIN.len();
-    let mut at = 0;
-    while at < NAMES.len() {
-        count += (NAMES[at].1.len() <= WORD) as usize + (NAMES[at].2 != 0) as usize;
-        at += 1;
-    }
-    count
-}
+/// What no word is: every byte of a word has its case bit.
+const VACANT: [u8; WORD] = [0; WORD];
 
 const fn entry(name: Name, text: &[u8]) -> Entry {
     let mut word = [CASE; WORD];
@@ -264,57 +255,39 @@ const fn entry(name: Name, text: &[u8]) -> Entry {
         word[at] = text[at] | CASE;
         at += 1;
     }
-    Entry { word, len: text.len() as u8, name }
+    Entry { word, name }
 }
 
-static TABLE: [Entry; ENTRIES] = table();
-
-const fn table() -> [Entry; ENTRIES] {
-    let mut table = [entry(Name::Other, b""); ENTRIES];
-    let mut filled = 0;
+/// The long names that fit a word, the compact ones and the plain ones, each in the place of its hash.
+static TABLE: [Entry; PLACES] = {
+    let mut table = [Entry { word: VACANT, name: Name::Other }; PLACES];
     let mut at = 0;
     while at < NAMES.len() {
         let (name, long, compact) = NAMES[at];
         assert!(name as usize == at);
         if long.len() <= WORD {
-            table[filled] = entry(name, long.as_bytes());
-            filled += 1;
+            table = put(table, name, long.as_bytes());
         }
         if compact != 0 {
-            table[filled] = entry(name, &[compact]);
-            filled += 1;
+            table = put(table, name, &[compact]);
         }
         at += 1;
     }
     let mut at = 0;
     while at < PLAIN.len() {
-        table[filled] = entry(Name::Other, PLAIN[at].as_bytes());
-        filled += 1;
+        table = put(table, Name::Other, PLAIN[at].as_bytes());
         at += 1;
     }
     table
-}
-
-/// For each hash the place in `TABLE` of the one name that has it, or of some other.
-static PLACE: [u8; PLACES] = {
-    let table = table();
-    let mut places = [u8::MAX; PLACES];
-    let mut at = 0;
-    while at < ENTRIES {
-        let place = &mut places[hash(first_half(table[at].word), table[at].len as usize)];
-        assert!(*place == u8::MAX, "two names with one hash: choose another FACTOR");
-        *place = at as u8;
-        at += 1;
-    }
-    let mut at = 0;
-    while at < PLACES {
-        if places[at] == u8::MAX {
-            places[at] = 0;
-        }
-        at += 1;
-    }
-    places
 };
+
+const fn put(mut table: [Entry; PLACES], name: Name, text: &[u8]) -> [Entry; PLACES] {
+    let entry = entry(name, text);
+    let place = hash(first_half(entry.word), text.len());
+    assert!(table[place].word[0] == VACANT[0], "two names with one hash: choose another FACTOR");
+    table[place] = entry;
+    table
+}
 
 const fn first_half(word: [u8; WORD]) -> u64 {
     u128::from_le_bytes(word) as u64
@@ -332,8 +305,7 @@ const fn hash(first_half: u64, len: usize) -> usize {
 #[inline(always)]
 fn find(word: u8x16, len: usize) -> Option<Name> {
     let word = (word & u8x16::new(FIRST[len])) | u8x16::splat(CASE);
-    let place = PLACE[hash(first_half(word.to_array()), len)];
-    let entry = &TABLE[usize::from(place)];
+    let entry = &TABLE[hash(first_half(word.to_array()), len)];
     let same = u8x16::new(entry.word).simd_eq(word).all();
     if same { Some(entry.name) } else { None }
 }

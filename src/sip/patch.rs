@@ -6,6 +6,7 @@
 //! Invariant: edits are sorted by place; every place lies inside the message.
 
 use std::fmt;
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use smallvec::SmallVec;
@@ -19,20 +20,17 @@ use crate::base::limits::EDIT_BYTES_MAX;
 /// Edits kept without allocating: what a forwarded request needs, twice.
 const INLINE_EDITS: usize = 24;
 
-#[derive(Clone, Copy, Debug)]
-enum Text {
-    /// Of the scratch array.
-    Scratch(Range32),
-    /// Of the message.
-    Message(Range32),
-}
+/// Generated text kept without allocating: what a forwarded request needs, with room for long names.
+const INLINE_BYTES: usize = EDIT_BYTES_MAX as usize / 2;
 
 #[derive(Clone, Copy, Debug)]
 struct Edit {
     at: u32,
     /// The bytes `at..until` are deleted.
     until: u32,
-    text: Text,
+    /// Of the message if `own`, else of the scratch array.
+    text: Range32,
+    own: bool,
 }
 
 /// Edits over `message`.
@@ -40,34 +38,67 @@ struct Edit {
 pub struct Patch<'a> {
     message: &'a Message<'a>,
     edits: SmallVec<[Edit; INLINE_EDITS]>,
-    scratch: SmallVec<[u8; EDIT_BYTES_MAX as usize]>,
+    scratch: Scratch,
+}
+
+/// Generated text, one after the other. Invariant: it is all in `inline[..len]`, or all in `spilled`.
+#[derive(Debug)]
+struct Scratch {
+    inline: [u8; INLINE_BYTES],
+    len: usize,
+    spilled: Vec<u8>,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        Scratch { inline: [0; INLINE_BYTES], len: 0, spilled: Vec::new() }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        if self.spilled.is_empty() { &self.inline[..self.len] } else { &self.spilled }
+    }
+
+    #[inline]
+    fn len(&self) -> u32 {
+        self.bytes().len() as u32
+    }
+
+    #[inline]
+    fn push(&mut self, bytes: &[u8]) {
+        match self.inline.get_mut(self.len..self.len + bytes.len()) {
+            Some(room) if self.spilled.is_empty() => {
+                room.copy_from_slice(bytes);
+                self.len += bytes.len();
+            }
+            _ => self.spill(bytes),
+        }
+    }
+
+    #[cold]
+    fn spill(&mut self, bytes: &[u8]) {
+        if self.spilled.is_empty() {
+            self.spilled.extend_from_slice(&self.inline[..self.len]);
+        }
+        self.spilled.extend_from_slice(bytes);
+    }
 }
 
 /// Where a generated text is written.
 #[derive(Debug)]
 pub struct Writer<'p> {
-    scratch: &'p mut SmallVec<[u8; EDIT_BYTES_MAX as usize]>,
+    scratch: &'p mut Scratch,
 }
 
 impl Writer<'_> {
+    #[inline]
     pub fn push(&mut self, bytes: &[u8]) {
-        self.scratch.extend_from_slice(bytes);
+        self.scratch.push(bytes);
     }
 
     /// A number in decimal digits.
     pub fn decimal(&mut self, number: u64) {
-        let mut digits = [0u8; 20];
-        let mut at = digits.len();
-        let mut rest = number;
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        self.push(&digits[at..]);
+        decimal(number, &mut |text| self.push(text));
     }
 }
 
@@ -80,7 +111,7 @@ impl fmt::Write for Writer<'_> {
 
 impl<'a> Patch<'a> {
     pub fn new(message: &'a Message<'a>) -> Self {
-        Patch { message, edits: SmallVec::new(), scratch: SmallVec::new() }
+        Patch { message, edits: SmallVec::new(), scratch: Scratch::new() }
     }
 
     pub fn message(&self) -> &'a Message<'a> {
@@ -92,7 +123,7 @@ impl<'a> Patch<'a> {
     }
 
     pub fn delete(&mut self, range: Range32) {
-        self.add(range, Text::Message(Range32::at(range.start)));
+        self.add(range, Range32::at(range.start), true);
     }
 
     pub fn insert(&mut self, at: u32, text: &[u8]) {
@@ -109,10 +140,9 @@ impl<'a> Patch<'a> {
 
     /// Replaces `range` by what `write` writes.
     pub fn replace_with(&mut self, range: Range32, write: impl FnOnce(&mut Writer<'_>)) {
-        let start = self.scratch.len() as u32;
+        let start = self.scratch.len();
         write(&mut Writer { scratch: &mut self.scratch });
-        let end = self.scratch.len() as u32;
-        self.add(range, Text::Scratch(Range32::new(start, end)));
+        self.add(range, Range32::new(start, self.scratch.len()), false);
     }
 
     /// Inserts a part of the message itself at `at`; nothing is copied.
@@ -123,21 +153,24 @@ impl<'a> Patch<'a> {
     /// Replaces `range` by another part of the message; nothing is copied.
     pub fn replace_own(&mut self, range: Range32, part: Range32) {
         assert!(part.start <= part.end && part.end as usize <= self.message.len());
-        self.add(range, Text::Message(part));
+        self.add(range, part, true);
     }
 
-    fn add(&mut self, range: Range32, text: Text) {
+    fn add(&mut self, range: Range32, text: Range32, own: bool) {
         assert!(range.start <= range.end && range.end as usize <= self.message.len());
-        let edit = Edit { at: range.start, until: range.end, text };
-        let behind = self.edits.iter().rev().take_while(|other| other.at > edit.at).count();
-        self.edits.insert(self.edits.len() - behind, edit);
+        let edit = Edit { at: range.start, until: range.end, text, own };
+        match self.edits.iter().rposition(|other| other.at <= edit.at) {
+            Some(last) if last + 1 == self.edits.len() => self.edits.push(edit),
+            None if self.edits.is_empty() => self.edits.push(edit),
+            before => self.edits.insert(before.map_or(0, |before| before + 1), edit),
+        }
     }
 
     /// The edited message, slice by slice; no slice is empty.
     pub fn pieces(&self) -> Pieces<'_> {
         Pieces {
             bytes: self.message.bytes(),
-            scratch: &self.scratch,
+            scratch: self.scratch.bytes(),
             edits: &self.edits,
             at: 0,
             text: None,
@@ -181,10 +214,7 @@ impl<'p> Iterator for Pieces<'p> {
                 return if kept.is_empty() { None } else { Some(kept) };
             };
             let kept = Range32::new(self.at, edit.at.max(self.at));
-            self.text = Some(match edit.text {
-                Text::Scratch(range) => range.of(self.scratch),
-                Text::Message(range) => range.of(self.bytes),
-            });
+            self.text = Some(edit.text.of(if edit.own { self.bytes } else { self.scratch }));
             self.at = kept.end.max(edit.until);
             self.edits = rest;
             if !kept.is_empty() {
@@ -215,7 +245,9 @@ impl Patch<'_> {
     /// source address or the port is asked for, `rport` when it is asked for. A `received` that came with the request
     /// is replaced: nobody but us knows the source. IPv6 stands without brackets (RFC 5118 4.5).
     pub fn set_received_rport(&mut self, via: &Via<'_>, ip: IpAddr, port: u16) {
-        stamp(via, ip, port, |range, text| self.replace_with(range, |writer| text.write(writer)));
+        stamp(via, ip, port, |range, text| {
+            self.replace_with(range, |writer| text.write(&mut |text| writer.push(text)));
+        });
     }
 
     /// Sets Max-Forwards, or adds it.
@@ -283,11 +315,17 @@ impl Patch<'_> {
     /// all that begin so), in whatever form it came: compact, mixed case, blanks before the colon, folded.
     pub fn remove_headers(&mut self, names: &[impl AsRef<str>]) {
         let message = self.message;
-        for header in message.headers() {
-            let written = message.text(header.name_span());
-            let long = header.name.long().as_bytes();
-            if names.iter().any(|name| is_named(written, long, name.as_ref().as_bytes())) {
-                self.delete(header.line());
+        for name in names {
+            let name = name.as_ref().as_bytes();
+            let known = Name::of(name);
+            for header in message.headers() {
+                let gone = match known {
+                    Name::Other => is_named(message.text(header.name_span()), header.name, name),
+                    known => header.name == known,
+                };
+                if gone {
+                    self.delete(header.line());
+                }
             }
         }
     }
@@ -335,21 +373,24 @@ impl Patch<'_> {
 
     /// Behind the first block of Via lines, or in front of all headers.
     fn after_vias(&self) -> u32 {
-        let rows = self.message.headers().iter().skip_while(|header| header.name != Name::Via);
-        let last = rows.take_while(|header| header.name == Name::Via).last();
-        last.map_or(self.first_header(), |header| header.line().end)
+        let mut vias = self.message.from_first(Name::Via).iter();
+        let behind = vias.find(|header| header.name != Name::Via).map(|header| header.line().start);
+        match (self.message.first(Name::Via), behind) {
+            (None, _) => self.first_header(),
+            (Some(_), Some(behind)) => behind,
+            (Some(_), None) => self.message.headers_end(),
+        }
     }
 }
 
-/// Whether a header written `written`, whose long form is `long` if it is known, goes by `name`.
-fn is_named(written: &[u8], long: &[u8], name: &[u8]) -> bool {
-    let same = |text: &[u8]| match name {
-        [prefix @ .., b'*'] => {
+/// Whether a header written `written`, which is `known` by its short form too, goes by the unknown `name`.
+fn is_named(written: &[u8], known: Name, name: &[u8]) -> bool {
+    match name {
+        [prefix @ .., b'*'] => [written, known.long().as_bytes()].iter().any(|text| {
             text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-        }
-        _ => text.eq_ignore_ascii_case(name),
-    };
-    same(written) || (!long.is_empty() && same(long))
+        }),
+        _ => written.eq_ignore_ascii_case(name),
+    }
 }
 
 /// A text of `stamp`.
@@ -361,14 +402,68 @@ pub(super) enum Stamp {
 }
 
 impl Stamp {
-    pub fn write(self, out: &mut impl fmt::Write) {
-        let written = match self {
-            Stamp::Received(ip) => write!(out, ";received={ip}"),
-            Stamp::Rport(port) => write!(out, "={port}"),
-            Stamp::ReceivedValue(ip) => write!(out, "received={ip}"),
-        };
-        written.expect("a text in memory takes everything");
+    pub fn write(self, put: &mut impl FnMut(&[u8])) {
+        match self {
+            Stamp::Rport(port) => {
+                put(b"=");
+                decimal(port.into(), put);
+            }
+            Stamp::Received(ip) => {
+                put(b";received=");
+                address(ip, put);
+            }
+            Stamp::ReceivedValue(ip) => {
+                put(b"received=");
+                address(ip, put);
+            }
+        }
     }
+}
+
+/// An address as `Display` has it, IPv4 without the formatting machinery.
+fn address(ip: IpAddr, put: &mut impl FnMut(&[u8])) {
+    match ip {
+        IpAddr::V4(ip) => {
+            let mut text = [0; 15];
+            let mut at = text.len();
+            for (place, octet) in ip.octets().iter().enumerate().rev() {
+                at = digits(u64::from(*octet), &mut text, at);
+                if place > 0 {
+                    at -= 1;
+                    text[at] = b'.';
+                }
+            }
+            put(&text[at..]);
+        }
+        IpAddr::V6(ip) => {
+            // The longest form has 45 bytes.
+            let mut text = [0; 48];
+            let mut rest = &mut text[..];
+            write!(rest, "{ip}").expect("the array is long enough");
+            let free = rest.len();
+            put(&text[..text.len() - free]);
+        }
+    }
+}
+
+/// Writes `number` so that it ends at `at` of `text` and says where it begins.
+fn digits(number: u64, text: &mut [u8], at: usize) -> usize {
+    let mut at = at;
+    let mut rest = number;
+    loop {
+        at -= 1;
+        text[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            return at;
+        }
+    }
+}
+
+fn decimal(number: u64, put: &mut impl FnMut(&[u8])) {
+    let mut text = [0; 20];
+    let at = digits(number, &mut text, 20);
+    put(&text[at..]);
 }
 
 /// Tells `put` what to write on the topmost Via of a request from `ip` and `port`, in the order of the text.

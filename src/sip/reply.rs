@@ -94,7 +94,7 @@ fn top_via(
     let mut at = top.line().start;
     for (range, stamp) in stamps {
         text.push(request.text(Range32::new(at, range.start)));
-        stamp.write(text);
+        stamp.write(&mut |piece| text.push(piece));
         at = range.end;
     }
     text.push(request.text(Range32::new(at, top.line().end)));

@@ -52,14 +52,14 @@ pub(super) fn scan(bytes: &[u8], searched: bool, limits: &FrameLimits, head: &mu
     let mut first_line = 0;
     let mut line = 0;
     let mut base = 0;
-    let mut rest = bytes;
-    while !rest.is_empty() {
+    while base < bytes.len() {
         let padded;
-        let (window, mut mask) = match rest.first_chunk() {
+        let (window, mut mask) = match bytes.get(base..base + WINDOW).and_then(<[u8]>::first_chunk)
+        {
             Some(window) => (window, controls(window)),
             None => {
-                padded = last_window(rest);
-                (&padded, last_controls(&padded, rest.len()))
+                padded = last_window(&bytes[base..]);
+                (&padded, last_controls(&padded, bytes.len() - base))
             }
         };
         while mask != 0 {
@@ -100,7 +100,6 @@ pub(super) fn scan(bytes: &[u8], searched: bool, limits: &FrameLimits, head: &mu
             count = 0;
         }
         base += BLOCK;
-        rest = rest.get(BLOCK..).unwrap_or_default();
     }
     index(bytes, first_line, &ends[..count], limits, head);
     false

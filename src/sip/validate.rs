@@ -302,3 +302,260 @@ fn check_route(route: &NameAddr<'_>) -> Result<(), u32> {
         Err(fault) => Err(route.uri_span.start + fault.offset),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::frame::{FrameLimits, FrameState, Framed, frame};
+
+    const HEADERS: [&str; 5] = [
+        "Via: SIP/2.0/TCP h;branch=z9hG4bKa",
+        "From: <sip:a@b>;tag=1",
+        "To: <sip:b@c>",
+        "Call-ID: a@b",
+        "CSeq: 1 OPTIONS",
+    ];
+
+    fn validated(start: &str, headers: &[&str]) -> Result<(), Fault> {
+        let text = format!("{start}\r\n{}\r\nl: 0\r\n\r\n", headers.join("\r\n"));
+        let limits = FrameLimits { uri: 40, ..FrameLimits::default() };
+        match frame(text.as_bytes(), &mut FrameState::default(), &limits) {
+            Ok(Framed::Message(message)) if message.is_request() => message.validate_request(),
+            Ok(Framed::Message(message)) => message.validate_response(),
+            other => panic!("{other:?} of {text}"),
+        }
+    }
+
+    fn kind(outcome: Result<(), Fault>) -> Option<FaultKind> {
+        outcome.err().map(|fault| fault.kind)
+    }
+
+    const START: &str = "OPTIONS sip:b@c SIP/2.0";
+
+    /// A header in the place of the usual one of its name, or behind all others.
+    fn with(line: &str) -> Option<FaultKind> {
+        let name = |line: &str| line.split(':').next().expect("a name").trim().to_owned();
+        let mut headers = HEADERS.to_vec();
+        match headers.iter().position(|header| name(header) == name(line)) {
+            Some(place) => headers[place] = line,
+            None => headers.push(line),
+        }
+        kind(validated(START, &headers))
+    }
+
+    #[test]
+    fn request_lines_are_exact() {
+        let lines = [
+            ("OPTIONS sip:b@c SIP/2.0", None),
+            ("OPTIONS sip:b@c sip/2.0", None),
+            ("OPTIONS sips:b@[::1]:5061;lr SIP/2.0", None),
+            ("OPTIONS tel:+1-201-555-0123 SIP/2.0", None),
+            ("OPTIONS urn:service:sos SIP/2.0", None),
+            ("OPTIONS sip:b@c SIP/2.0 ", Some(FaultKind::RequestLineBad)),
+            ("OPTIONS sip:b@c\t SIP/2.0", Some(FaultKind::RequestUriBad)),
+            ("OPTIONS  sip:b@c SIP/2.0", Some(FaultKind::RequestUriBad)),
+            ("OPT(IONS sip:b@c SIP/2.0", Some(FaultKind::RequestLineBad)),
+            ("OPTIONS sip:b@c HTTP/1.1", Some(FaultKind::RequestLineBad)),
+            ("OPTIONS sip:b@c SIP/", Some(FaultKind::RequestLineBad)),
+            ("OPTIONS sip:b@c SIP/2.1", Some(FaultKind::VersionUnsupported)),
+            ("OPTIONS sip:b@c SIP/20", Some(FaultKind::VersionUnsupported)),
+            ("OPTIONS sip:b@c?x=y SIP/2.0", Some(FaultKind::RequestUriBad)),
+            ("OPTIONS b@c SIP/2.0", Some(FaultKind::RequestUriBad)),
+        ];
+        for (line, expected) in lines {
+            assert_eq!(kind(validated(line, &HEADERS)), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn status_lines_are_exact() {
+        let lines = [
+            ("SIP/2.0 200 OK", None),
+            ("sip/2.0 699 ", None),
+            ("SIP/2.0 100", None),
+            ("SIP/2.0 099 x", Some(FaultKind::StatusBad)),
+            ("SIP/2.0 700 x", Some(FaultKind::StatusBad)),
+            ("SIP/2.0 20 x", Some(FaultKind::StatusBad)),
+            ("SIP/2.0 2000 x", Some(FaultKind::StatusBad)),
+            ("SIP/2.0 2x0 x", Some(FaultKind::StatusBad)),
+            ("SIP/2.0  200 x", Some(FaultKind::StatusBad)),
+            ("SIP/x 200 x", Some(FaultKind::StatusBad)),
+            ("SIP/3.0 200 x", Some(FaultKind::VersionUnsupported)),
+        ];
+        for (line, expected) in lines {
+            assert_eq!(kind(validated(line, &HEADERS)), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_must_be_there_is_there_once() {
+        for (place, header) in HEADERS.iter().enumerate() {
+            let mut headers = HEADERS.to_vec();
+            headers.remove(place);
+            assert_eq!(
+                kind(validated(START, &headers)),
+                Some(FaultKind::HeaderMissing),
+                "{header}"
+            );
+            headers.extend([*header, *header]);
+            // Only Via may come more than once.
+            let expected = if place == 0 { None } else { Some(FaultKind::HeaderRepeated) };
+            assert_eq!(kind(validated(START, &headers)), expected, "{header}");
+        }
+        let twice = [&HEADERS[..], &["Max-Forwards: 1", "Max-Forwards: 1"]].concat();
+        assert_eq!(kind(validated(START, &twice)), Some(FaultKind::HeaderRepeated));
+        let compact = [&HEADERS[..], &["i: x"]].concat();
+        assert_eq!(kind(validated(START, &compact)), Some(FaultKind::HeaderRepeated));
+    }
+
+    #[test]
+    fn headers_that_are_read_can_be_read() {
+        let lines = [
+            ("CSeq: 0 OPTIONS", None),
+            ("CSeq: 2147483647\r\n\tOPTIONS", None),
+            ("CSeq: 2147483648 OPTIONS", Some(FaultKind::CSeqBad)),
+            ("CSeq: 4294967297 OPTIONS", Some(FaultKind::CSeqBad)),
+            ("CSeq: 36893488147419103232 OPTIONS", Some(FaultKind::CSeqBad)),
+            ("CSeq: 1OPTIONS", Some(FaultKind::CSeqBad)),
+            ("CSeq: 1", Some(FaultKind::CSeqBad)),
+            ("CSeq: OPTIONS", Some(FaultKind::CSeqBad)),
+            ("CSeq: -1 OPTIONS", Some(FaultKind::CSeqBad)),
+            ("CSeq: 1 OPTIONS x", Some(FaultKind::CSeqBad)),
+            ("CSeq:", Some(FaultKind::CSeqBad)),
+            ("CSeq: 1 INVITE", Some(FaultKind::CSeqMismatch)),
+            ("CSeq: 1 options", Some(FaultKind::CSeqMismatch)),
+            ("Call-ID:", Some(FaultKind::CallIdBad)),
+            ("Call-ID: a b", Some(FaultKind::CallIdBad)),
+            ("Call-ID: a\x01", Some(FaultKind::CallIdBad)),
+            ("From: \"", Some(FaultKind::FromBad)),
+            ("To: <sip:a", Some(FaultKind::ToBad)),
+            ("To: <sip:a>, <sip:b>", Some(FaultKind::ToBad)),
+            ("Max-Forwards: 0", None),
+            ("Max-Forwards: 255", None),
+            ("Max-Forwards: 256", Some(FaultKind::MaxForwardsBad)),
+            ("Max-Forwards: x", Some(FaultKind::MaxForwardsBad)),
+            ("Max-Forwards:", Some(FaultKind::MaxForwardsBad)),
+            ("Via: SIP/2.0/TCP h", None),
+            ("Via: SIP/2.0/TCP h;branch=z9hG4bK", Some(FaultKind::ViaBad)),
+            ("Via: SIP/2.0/TCP h;branch=Z9HG4BK", Some(FaultKind::ViaBad)),
+            ("Via:", Some(FaultKind::ViaBad)),
+            ("Via: SIP/2.0/TCP h, never read", None),
+            ("Route: <sip:a;lr>, \"x\" <sip:b;lr>;y", None),
+            ("Route: <sip:a;lr>,", Some(FaultKind::RouteBad)),
+            ("Route: ,<sip:a;lr>", Some(FaultKind::RouteBad)),
+            ("Route: sip:a;lr", Some(FaultKind::RouteBad)),
+            ("Route: <sip:a b>", Some(FaultKind::RouteBad)),
+            ("Route: <sip:a:b>", Some(FaultKind::RouteBad)),
+            ("Route: <sip:a> <sip:b>", Some(FaultKind::RouteBad)),
+            ("Route:", None),
+            // Not read here.
+            ("Contact: <<<", None),
+            ("Record-Route: nonsense", None),
+            ("Expires: never", None),
+            ("Date: today", None),
+        ];
+        for (line, expected) in lines {
+            assert_eq!(with(line), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_registrations_contacts_can_be_read() {
+        let registered = |contact: &str| {
+            let mut headers = HEADERS.to_vec();
+            headers[4] = "CSeq: 1 REGISTER";
+            headers.push(contact);
+            kind(validated("REGISTER sip:c SIP/2.0", &headers))
+        };
+        assert_eq!(registered("Contact: *"), None);
+        assert_eq!(registered("m: <sip:a@b>;expires=5, \"B\" <sip:b@c>;reg-id=1"), None);
+        assert_eq!(registered("Contact: sip:a@b?x=y"), Some(FaultKind::ContactBad));
+        assert_eq!(registered("Contact: <sip:a@b>,"), Some(FaultKind::ContactBad));
+    }
+
+    /// Threats, row 7: at the limit taken, one more refused, in one line or in several.
+    #[test]
+    fn counts_hold_to_the_last_value() {
+        let lists = [
+            ("Via", "SIP/2.0/TCP h", 70, FaultKind::ViasMany),
+            ("Route", "<sip:h>", 16, FaultKind::RoutesMany),
+            ("Record-Route", "<sip:h>", 16, FaultKind::RoutesMany),
+            ("Contact", "sip:h", 10, FaultKind::ContactsMany),
+        ];
+        for (name, value, limit, expected) in lists {
+            // One Via comes with the others.
+            let limit = if name == "Via" { limit - 1 } else { limit };
+            for (count, expected) in [(limit, None), (limit + 1, Some(expected))] {
+                let line = format!("{name}: {value}");
+                let apart: Vec<&str> = HEADERS.into_iter().chain(vec![&line[..]; count]).collect();
+                assert_eq!(kind(validated(START, &apart)), expected, "{count} lines of {name}");
+                let list = format!("{name}: {}", vec![value; count].join(","));
+                let together: Vec<&str> = HEADERS.into_iter().chain([&list[..]]).collect();
+                assert_eq!(kind(validated(START, &together)), expected, "{count} values of {name}");
+            }
+        }
+        // A registrar lists as many bindings as it has.
+        let list = format!("Contact: {}", ["sip:h"; 40].join(","));
+        let many: Vec<&str> = HEADERS.into_iter().chain([&list[..]]).collect();
+        assert_eq!(validated("SIP/2.0 200 OK", &many), Ok(()));
+    }
+
+    #[test]
+    fn parameters_hold_to_the_last_one() {
+        let lines = [
+            ("Via: SIP/2.0/TCP h", ""),
+            ("From: <sip:a@b>", ";tag=1"),
+            ("To: sip:b@c", ""),
+            ("Contact: <sip:a>", ""),
+            ("Contact: sip:c,<sip:a>", ",sip:b;x;y"),
+            ("Route: <sip:a", ">"),
+            ("Path: <sip:a>", ""),
+        ];
+        for (line, rest) in lines {
+            let own = rest.split(',').next().unwrap_or_default().matches(';').count();
+            for (count, expected) in [(32 - own, None), (33 - own, Some(FaultKind::ParametersMany))]
+            {
+                let parameters: String = (0..count).map(|n| format!(";{}", n % 10)).collect();
+                let line = format!("{line}{parameters}{rest}");
+                assert_eq!(with(&line), expected, "{line}");
+            }
+        }
+        // Those in quotes are none.
+        let quoted = format!("To: \"{}\" <sip:a>", ";x".repeat(40));
+        assert_eq!(with(&quoted), None);
+        assert_eq!(with(&format!("Subject: {}", ";x".repeat(40))), None);
+    }
+
+    #[test]
+    fn uris_hold_to_the_last_byte() {
+        let start = |len: usize| format!("OPTIONS sip:{} SIP/2.0", "a".repeat(len - 4));
+        assert_eq!(validated(&start(40), &HEADERS), Ok(()));
+        let fault = Fault::new(FaultKind::UriLong, 8 + 40);
+        assert_eq!(validated(&start(41), &HEADERS), Err(fault));
+        assert_eq!(fault.kind.status(), 414);
+    }
+
+    #[test]
+    fn the_parts_are_those_of_the_headers() {
+        let text = format!("{START}\r\n{}\r\nl: 0\r\n\r\n", HEADERS.join("\r\n"));
+        let mut state = FrameState::default();
+        let Ok(Framed::Message(message)) =
+            frame(text.as_bytes(), &mut state, &FrameLimits::default())
+        else {
+            panic!("a message")
+        };
+        let read = message.read_request().expect("valid");
+        assert_eq!((read.method, read.method_name), (Method::Options, b"OPTIONS".as_slice()));
+        assert_eq!((read.uri.host, read.parts.call_id), (b"c".as_slice(), b"a@b".as_slice()));
+        assert_eq!(read.parts.via.branch(), Some(b"z9hG4bKa".as_slice()));
+        assert_eq!(read.parts.from.tag(), Some(b"1".as_slice()));
+        assert_eq!((read.parts.to.tag(), read.parts.max_forwards), (None, None));
+        assert_eq!((read.parts.cseq.number, read.parts.cseq.method), (1, b"OPTIONS".as_slice()));
+        // What is asked one by one is the same.
+        assert_eq!(message.call_id(), Ok(read.parts.call_id));
+        assert_eq!(message.cseq(), Ok(read.parts.cseq));
+        assert_eq!(message.from_tag(), Ok(read.parts.from.tag()));
+        assert_eq!(message.to_uri(), Ok(read.parts.to.uri));
+        assert_eq!(message.max_forwards(), Ok(None));
+    }
+}
