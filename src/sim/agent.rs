@@ -5,7 +5,7 @@
 use super::cast::Cast;
 use super::compose::{self, Draft};
 use super::line::Holder;
-use super::text::Text;
+use super::text::{Text, uri_in};
 use super::wire::{Event, WireId};
 use crate::base::time::Instant;
 
@@ -29,6 +29,19 @@ pub struct Dialog {
     pub target: String,
     pub routes: Vec<String>,
     pub cseq: u32,
+}
+
+impl Dialog {
+    /// As an element of RFC 2543 would: the first Route stands in the Request-URI, the target is the last Route
+    /// (RFC 3261 16.4).
+    fn route_strictly(&mut self) {
+        if self.routes.is_empty() {
+            return;
+        }
+        let first = uri_in(&self.routes.remove(0)).to_owned();
+        let target = std::mem::replace(&mut self.target, first);
+        self.routes.push(format!("<{target}>"));
+    }
 }
 
 /// An INVITE of ours without a final answer.
@@ -153,7 +166,10 @@ impl Cast {
     ) -> usize {
         let marker = self.oracle.next();
         self.agents[agent].cseq += 1;
-        let (via, contact) = (self.via(line), self.contact(line));
+        let (via, mut contact) = (self.via(line), self.contact(line));
+        if method == "REGISTER" && self.one_in(3) {
+            contact.push_str(";+sip.instance=\"<urn:uuid:0>\";reg-id=1");
+        }
         let wants_contact = matches!(method, "INVITE" | "REGISTER" | "SUBSCRIBE");
         let odd = self.is_odd();
         let body = match self.random.below(6) {
@@ -195,8 +211,11 @@ impl Cast {
         let it = &mut self.agents[agent].dialogs[dialog];
         // An ACK has the number of its INVITE (RFC 3261 13.2.2.4).
         it.cseq += u32::from(method != "ACK");
-        let it = it.clone();
+        let mut it = it.clone();
         let odd = self.is_odd();
+        if odd && self.one_in(3) {
+            it.route_strictly();
+        }
         let text = compose::request(
             &Draft {
                 marker,

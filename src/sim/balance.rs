@@ -66,6 +66,15 @@ pub fn settled(world: &mut World) {
     }
     world.close_all_books();
     check_buffers(world);
+    for line in &world.cast.lines {
+        let whole = line.open && line.ended_at.is_none() && line.heard > 0;
+        let (pings, pongs) = (line.pings, line.pongs);
+        if whole && pings > 0 {
+            world.cast.oracle.judge(Judge::Pong, pings == pongs, || {
+                format!("line {}: {pings} pings, {pongs} answers", line.wire)
+            });
+        }
+    }
     let named = named_losses(&world.books.counters);
     if unexcused.len() as u64 > named {
         let id = unexcused[0];

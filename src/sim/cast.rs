@@ -114,12 +114,13 @@ impl Cast {
         let wire = self.net.borrow_mut().connect(agent, peer, Some(listener), None);
         let tls = transport == Transport::Tls;
         let session = tls.then(|| {
-            let side = match zone {
-                setting::EDGE => 0,
-                setting::CORE => 1,
-                _ => 2,
+            let setting = &self.setting;
+            let side = match (zone, holder.backend()) {
+                (setting::CORE, Some(backend)) => &setting.backend_sides[backend].0,
+                (setting::SECURE, _) => &setting.phone_sides[1],
+                _ => &setting.phone_sides[0],
             };
-            Session::client(&self.setting.phone_sides[side]).expect("a client's session")
+            Session::client(side).expect("a client's session")
         });
         self.open(wire, holder, Place { zone, tls, peer }, session);
         wire
@@ -131,7 +132,8 @@ impl Cast {
         let agent = self.agent_of(backend);
         let wire = self.net.borrow_mut().connect(agent, peer, None, Some(worker));
         let tls = self.setting.options.core_tls;
-        let session = self.setting.backend_side.as_ref().filter(|_| tls).map(Session::server);
+        let side = self.setting.backend_sides.get(backend);
+        let session = side.filter(|_| tls).map(|(_, server)| Session::server(server));
         self.open(wire, Holder::Link(backend), Place { zone: setting::CORE, tls, peer }, session);
         self.backends[backend].lines.push(wire);
         self.trouble();
@@ -223,7 +225,7 @@ impl Cast {
         for it in heard {
             match it {
                 Heard::Message(message) => self.heard(line, &message),
-                Heard::Pong => self.lines[line].heard += 1,
+                Heard::Pong => self.lines[line].pongs += 1,
                 Heard::End => self.ended(line),
                 Heard::Reset => {
                     let now = self.now();

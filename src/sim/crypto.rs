@@ -1,5 +1,5 @@
 //! Certificates of the made-up world: Ed25519 throughout, so that every flight of a handshake has the same length in
-//! each run. Owns the one identity that everybody shows and the CA behind it. Never random.
+//! each run. Owns identities and the one CA behind them. Never random.
 //!
 //! The true provider works in the swarm: with Ed25519 signatures (of one length, RFC 8032) and X25519 keys no record's
 //! length depends on chance, so a seed gives the same events each time although its ciphertext differs.
@@ -27,7 +27,7 @@ fn key_pair(byte: u8) -> KeyPair {
     KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ED25519).expect("a key of one form")
 }
 
-/// What everybody shows, and whom everybody trusts.
+/// What somebody shows, and whom everybody trusts.
 #[derive(Clone)]
 pub struct Identity {
     pub files: IdentityFiles,
@@ -35,26 +35,17 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// One certificate for all `names`.
+    /// A certificate for all `names`; one CA stands behind every one of them.
     pub fn new(names: &[&str]) -> Identity {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "CA of a made-up world");
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.serial_number = Some(SerialNumber::from(1u64));
-        (params.not_before, params.not_after) =
-            (rcgen::date_time_ymd(2025, 1, 1), rcgen::date_time_ymd(2045, 1, 1));
-        let issuer = rcgen::CertifiedIssuer::self_signed(params, key_pair(1)).expect("a CA");
-
+        let issuer = rcgen::CertifiedIssuer::self_signed(authority(), key_pair(1)).expect("a CA");
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names of DNS form");
-        params.distinguished_name.push(DnType::CommonName, "everybody");
+        params.distinguished_name.push(DnType::CommonName, "somebody");
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         params.serial_number = Some(SerialNumber::from(2u64));
-        (params.not_before, params.not_after) =
-            (rcgen::date_time_ymd(2025, 1, 1), rcgen::date_time_ymd(2045, 1, 1));
+        last_long(&mut params);
         let leaf = params.signed_by(&key_pair(2), &issuer).expect("a leaf");
         Identity {
             files: IdentityFiles {
@@ -68,6 +59,22 @@ impl Identity {
             authority: issuer.der().to_vec(),
         }
     }
+}
+
+fn authority() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "CA of a made-up world");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.serial_number = Some(SerialNumber::from(1u64));
+    last_long(&mut params);
+    params
+}
+
+/// Longer than any run.
+fn last_long(params: &mut CertificateParams) {
+    params.not_before = rcgen::date_time_ymd(2025, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2045, 1, 1);
 }
 
 #[cfg(test)]

@@ -88,15 +88,15 @@ impl Cast {
 
     /// A backend's ill deed.
     pub fn backend_does_ill(&mut self, backend: usize, line: WireId) {
-        match self.random.below(4) {
-            0 => {
+        match self.random.below(9) {
+            0 | 1 => {
                 let Some(id) = self.overheard(|by| by.is_none_or(|by| by != backend)) else {
                     return;
                 };
                 self.strikes(Fault::AnswerForAnother);
                 self.answer_ill(line, id, |_| {});
             }
-            1 => {
+            2 | 3 => {
                 let Some(id) = self.overheard(|by| by == Some(backend)) else { return };
                 let Some(other) = self.overheard(|by| by.is_some()) else { return };
                 let other = Text::parse(&self.oracle.sents[other].text).map(|text| text.call_id());
@@ -111,7 +111,7 @@ impl Cast {
                     text.lines.push(format!("Call-ID: {other}\r\n"));
                 });
             }
-            2 => {
+            4 | 5 => {
                 let Some(id) = self.overheard(|by| by == Some(backend)) else { return };
                 self.strikes(Fault::BranchReplayed);
                 self.answer_ill(line, id, |text| {
@@ -120,8 +120,18 @@ impl Cast {
                     text.lines.push(format!("CSeq: {} {method}\r\n", number + 1));
                 });
             }
-            _ => self.answers_old_life(backend, line),
+            6 | 7 => self.answers_old_life(backend, line),
+            _ => self.answers_garbage(line),
         }
+    }
+
+    /// A response that cannot be cut out of the stream: the front-end must give the connection up.
+    fn answers_garbage(&mut self, line: WireId) {
+        self.strikes(Fault::Garbage);
+        let id = self.oracle.next();
+        let text = format!("SIP/2.0 200 OK\r\nX-Marker: m{id}.\r\nContent-Length: 1x\r\n\r\nx");
+        let kind = Kind::Garbage { branch: compose::branch(id) };
+        self.say(line, text, kind, None, true);
     }
 
     /// An answer, right in everything, to a request whose worker's life is over.

@@ -75,6 +75,9 @@ pub struct Line {
     /// Messages said on this line.
     pub said: u64,
     pub heard: u64,
+    /// CRLF pings said and answers heard (RFC 5626 5.4).
+    pub pings: u64,
+    pub pongs: u64,
 }
 
 impl Line {
@@ -100,6 +103,8 @@ impl Line {
             flip: false,
             said: 0,
             heard: 0,
+            pings: 0,
+            pongs: 0,
         }
     }
 

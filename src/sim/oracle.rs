@@ -43,10 +43,12 @@ pub enum Judge {
     Stale,
     /// A worker with nothing to do sleeps.
     Rest,
+    /// A ping has one answer.
+    Pong,
 }
 
 impl Judge {
-    pub const ALL: [Judge; 15] = [
+    pub const ALL: [Judge; 16] = [
         Judge::Ledger,
         Judge::Reference,
         Judge::Answer,
@@ -62,6 +64,7 @@ impl Judge {
         Judge::Allocation,
         Judge::Stale,
         Judge::Rest,
+        Judge::Pong,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -81,6 +84,7 @@ impl Judge {
             Judge::Allocation => "allocation",
             Judge::Stale => "stale",
             Judge::Rest => "rest",
+            Judge::Pong => "pong",
         }
     }
 }
@@ -279,7 +283,12 @@ impl Oracle {
 
     /// Where a request must go, read off its text.
     pub fn target(&self, text: &Text, line: &Line) -> Target {
-        let routes = text.values("route");
+        let strict = reference::unstrict(&self.facts, text);
+        let text = strict.as_ref().map_or(text, |(_, plain)| plain);
+        let mut routes = text.values("route");
+        if let Some((own, _)) = &strict {
+            routes.insert(0, format!("<{own}>"));
+        }
         let (count, tokens) = self.facts.own_routes(&routes);
         let hops = text.first("max-forwards");
         if hops.as_deref() == Some("0") && text.method() != "OPTIONS" {
@@ -287,6 +296,9 @@ impl Oracle {
         }
         if text.first("proxy-require").is_some() {
             return Target::Nobody(&[420]);
+        }
+        if text.uri().starts_with("mailto:") {
+            return Target::Nobody(&[416]);
         }
         let owners: Option<Vec<Owner>> =
             tokens.iter().map(|token| self.tokens.get(token).cloned()).collect();
@@ -317,6 +329,13 @@ impl Oracle {
     }
 
     fn by_configuration(&self, text: &Text, next: Option<&String>) -> Target {
+        let first = next.map_or(text.uri(), |next| uri_in(next)).to_ascii_lowercase();
+        if first.contains(";transport=udp") {
+            return Target::Nobody(&[480]);
+        }
+        if text.uri().starts_with("sips:") && !self.facts.core_tls {
+            return Target::Nobody(&[480]);
+        }
         if let Some(next) = next {
             let (_, host, port) = parts_of(uri_in(next));
             let named = (0..super::setting::BACKENDS).find(|index| {

@@ -73,7 +73,8 @@ impl Cast {
             }
             6 | 7 => self.register(phone, line),
             8..=10 => {
-                self.ask(phone, line, "INVITE", "sip:service@edge.example.com", &[], &[]);
+                let method = if self.one_in(5) { "SUBSCRIBE" } else { "INVITE" };
+                self.ask(phone, line, method, "sip:service@edge.example.com", &[], &[]);
             }
             11..=13 => self.calls_another(phone, line),
             14..=16 => match self.some_dialog(phone) {
@@ -106,6 +107,7 @@ impl Cast {
 
     fn pings(&mut self, line: WireId) {
         let it = &mut self.lines[line];
+        it.pings += 1;
         it.say(&mut self.net.borrow_mut(), &mut self.pool, b"\r\n\r\n");
     }
 
@@ -122,23 +124,36 @@ impl Cast {
         }
     }
 
-    /// Requests that no proxy may forward.
+    /// Requests that may not be forwarded as they are.
     fn is_refused(&mut self, phone: usize, line: WireId) {
-        let uri = "sip:service@edge.example.com";
-        if self.one_in(2) {
-            let extra = ["Proxy-Require: teleport, beam\r\n".to_owned()];
-            self.ask(phone, line, "MESSAGE", uri, &[], &extra);
-        } else {
-            let id = self.oracle.next();
-            let text = format!(
-                "MESSAGE {uri} SIP/2.0\r\nVia: SIP/2.0/{};branch=z9hG4bKm{id}.\r\n\
-                 Max-Forwards: 0\r\nFrom: <sip:a{phone}@edge.example.com>;tag=1\r\nTo: <{uri}>\r\n\
-                 Call-ID: m{id}.z\r\nCSeq: 1 MESSAGE\r\nX-Marker: m{id}.\r\n\
-                 Content-Length: 0\r\n\r\n",
-                self.via(line)
-            );
-            self.say_request(line, text, None);
-        }
+        let service = "sip:service@edge.example.com";
+        let proxy_require = ["Proxy-Require: teleport, beam\r\n".to_owned()];
+        match self.random.below(6) {
+            0 => self.ask(phone, line, "MESSAGE", service, &[], &proxy_require),
+            1 => {
+                let uri = "sip:service@edge.example.com;transport=udp";
+                self.ask(phone, line, "MESSAGE", uri, &[], &[])
+            }
+            2 => self.ask(phone, line, "MESSAGE", "mailto:service@edge.example.com", &[], &[]),
+            3 => self.ask(phone, line, "MESSAGE", "sips:service@edge.example.com", &[], &[]),
+            4 => {
+                let udp = ["<sip:next.example.net;transport=UDP;lr>".to_owned()];
+                self.ask(phone, line, "MESSAGE", service, &udp, &[])
+            }
+            _ => self.has_no_hops(phone, line, service),
+        };
+    }
+
+    fn has_no_hops(&mut self, phone: usize, line: WireId, uri: &str) -> usize {
+        let id = self.oracle.next();
+        let text = format!(
+            "MESSAGE {uri} SIP/2.0\r\nVia: SIP/2.0/{};branch=z9hG4bKm{id}.\r\n\
+             Max-Forwards: 0\r\nFrom: <sip:a{phone}@edge.example.com>;tag=1\r\nTo: <{uri}>\r\n\
+             Call-ID: m{id}.z\r\nCSeq: 1 MESSAGE\r\nX-Marker: m{id}.\r\n\
+             Content-Length: 0\r\n\r\n",
+            self.via(line)
+        );
+        self.say_request(line, text, None)
     }
 
     pub fn phone_requested(&mut self, phone: usize, line: WireId, id: usize, text: &Text) {

@@ -17,6 +17,8 @@ pub struct Facts {
     pub tls_by_parameter: bool,
     pub stripped: String,
     pub trusted: Vec<bool>,
+    /// The way to the pool is TLS.
+    pub core_tls: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,8 +123,40 @@ impl Facts {
     }
 }
 
+/// A request whose sender has put our own Record-Route value into the Request-URI (RFC 3261 16.4): what that value was,
+/// and the request with the last Route back in its place.
+pub fn unstrict(facts: &Facts, text: &Text) -> Option<(String, Text)> {
+    let (user, ..) = parts_of(text.uri());
+    let routes = text.values("route");
+    let ours = facts.is_own(text.uri()) && user.is_some_and(is_token);
+    let last = routes.last().filter(|_| ours)?;
+    let mut plain = text.clone();
+    plain.start = format!("{} {} SIP/2.0", text.method(), uri_in(last));
+    let row = plain.lines.iter().rposition(|line| name_of(line) == "route")?;
+    let line = &plain.lines[row];
+    let (from, to) = value_span(line);
+    let spans = split(&line[from..to]);
+    match spans.len() {
+        1 => {
+            plain.lines.remove(row);
+        }
+        count => {
+            let kept = line[..from + spans[count - 2].1].trim_end_matches([' ', '\t', '\r', '\n']);
+            plain.lines[row] = format!("{kept}{}", &line[to..]);
+        }
+    }
+    Some((text.uri().to_owned(), plain))
+}
+
 /// What a request must look like on its way out.
 pub fn request(facts: &Facts, text: &Text, from: &Place, to: &Place) -> Vec<Piece> {
+    match unstrict(facts, text) {
+        Some((_, plain)) => loose_request(facts, &plain, from, to),
+        None => loose_request(facts, text, from, to),
+    }
+}
+
+fn loose_request(facts: &Facts, text: &Text, from: &Place, to: &Place) -> Vec<Piece> {
     let face = facts.face(to);
     let protocol = if to.tls { "TLS" } else { "TCP" };
     let mut out = vec![Piece::Text(format!("{}\r\n", text.start))];
@@ -399,6 +433,7 @@ mod tests {
             tls_by_parameter: false,
             stripped: "p-asserted-identity".to_owned(),
             trusted: vec![false, true],
+            core_tls: false,
         }
     }
 

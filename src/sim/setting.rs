@@ -97,6 +97,11 @@ pub struct Options {
     /// Of so many phones one speaks TLS; 0: none.
     pub tls: u64,
     pub core_tls: bool,
+    /// Backends that dial us show certificates.
+    pub core_mutual: bool,
+    /// TLS 1.2, and not 1.3.
+    pub old_tls: bool,
+    pub group: Group,
     pub lanes: u8,
     pub weather: Weather,
     pub rough: Rough,
@@ -128,6 +133,9 @@ impl Options {
             transactions: TRANSACTIONS,
             tls: 0,
             core_tls: false,
+            core_mutual: false,
+            old_tls: false,
+            group: Group::X25519,
             lanes: 1,
             weather: Weather { latency: (20_000, 200_000), split: 0, dribble: 0, window: WIDE },
             rough: Rough::default(),
@@ -155,6 +163,12 @@ impl Options {
         options.transactions = TRANSACTIONS + random.below(60) as u32;
         options.tls = [0, 3, 3, 2][random.below(4) as usize];
         options.core_tls = options.tls > 0 && random.one_in(3);
+        options.core_mutual = options.core_tls && random.one_in(2);
+        options.old_tls = random.one_in(4);
+        options.group = [Group::X25519, Group::X25519, Group::P256][random.below(3) as usize];
+        if !options.old_tls && random.one_in(4) {
+            options.group = Group::X25519MlKem768;
+        }
         options.lanes = 1 + random.below(2) as u8;
         options.odd = [0, 2, 3][random.below(3) as usize];
         options.affinity =
@@ -165,6 +179,7 @@ impl Options {
         }
         let on = |random: &mut Random, rate: u64| if random.one_in(2) { rate } else { 0 };
         options.hostile = random.below(3) as usize;
+        options.workers = if random.one_in(5) { 3 } else { 2 };
         options.weather = Weather {
             latency: [(20_000, 200_000), (1_000, 5_000_000)][random.below(2) as usize],
             split: on(&mut random, 2),
@@ -284,6 +299,15 @@ fn identity() -> &'static Identity {
     })
 }
 
+/// What backend `index` shows: its own name alone.
+fn backend_identity(index: usize) -> &'static Identity {
+    static IDENTITIES: OnceLock<Vec<Identity>> = OnceLock::new();
+    let all = IDENTITIES.get_or_init(|| {
+        (0..BACKENDS).map(|index| Identity::new(&[&backend_name(index)])).collect()
+    });
+    &all[index]
+}
+
 fn backend_name(index: usize) -> String {
     format!("b{index}.example.com")
 }
@@ -297,9 +321,10 @@ pub struct Setting {
     prefixes: Arc<PrefixTable>,
     server_sides: Vec<Option<ServerSide>>,
     client_sides: Vec<Option<ClientSide>>,
-    /// How phones and backends shake hands: as clients of edge, secure and core, and as servers.
+    /// How phones shake hands with edge and secure.
     pub phone_sides: Vec<ClientSide>,
-    pub backend_side: Option<ServerSide>,
+    /// How each backend does: when it dials us, and when we dial it.
+    pub backend_sides: Vec<(ClientSide, ServerSide)>,
 }
 
 impl Setting {
@@ -319,7 +344,7 @@ impl Setting {
             server_sides: Vec::new(),
             client_sides: Vec::new(),
             phone_sides: Vec::new(),
-            backend_side: None,
+            backend_sides: Vec::new(),
         };
         setting.build_sides();
         setting
@@ -336,25 +361,38 @@ impl Setting {
         let clock: Arc<dyn TimeProvider> = Arc::clone(&self.clock) as Arc<dyn TimeProvider>;
         let day = Duration::from_secs(86_400);
         let tickets = Tickets::random(Arc::clone(&clock), day, day);
-        let server = |listener: &Listener| {
-            let zone = &snapshot.zones[usize::from(listener.zone)];
+        let server = |listener: &Listener, zone: &Zone| {
             ServerSide::build(listener, zone, &snapshot.tls, Arc::clone(&clock), &tickets)
                 .expect("the scene's identities are good")
         };
-        let client = |name: &str| {
-            let zone = &snapshot.zones[usize::from(CORE)];
+        let client = |name: &str, zone: &Zone| {
             ClientSide::build(zone, name, false, &snapshot.tls, Arc::clone(&clock))
                 .expect("the scene's names are good")
         };
         let tls = |listener: &&Listener| listener.transport == Transport::Tls;
-        self.server_sides =
-            snapshot.listeners.iter().map(|it| Some(it).filter(tls).map(server)).collect();
-        self.phone_sides =
-            [EDGE_NAME, "core.example.com", SECURE_NAME].iter().map(|name| client(name)).collect();
-        if self.options.core_tls {
-            self.client_sides =
-                (0..BACKENDS).map(|index| Some(client(&backend_name(index)))).collect();
-            self.backend_side = Some(server(&snapshot.listeners[CORE_IN as usize]));
+        let zone_of = |listener: &Listener| &snapshot.zones[usize::from(listener.zone)];
+        self.server_sides = snapshot
+            .listeners
+            .iter()
+            .map(|it| Some(it).filter(tls).map(|it| server(it, zone_of(it))))
+            .collect();
+        let core = &snapshot.zones[usize::from(CORE)];
+        self.phone_sides = vec![client(EDGE_NAME, core), client(SECURE_NAME, core)];
+        if !self.options.core_tls {
+            return;
+        }
+        for index in 0..BACKENDS {
+            self.client_sides[index] = Some(client(&backend_name(index), core));
+            let own = backend_identity(index).files.clone();
+            let mut zone = core.clone();
+            zone.client_certificate = ClientCertificate::None;
+            zone.certificate = Some(own.clone());
+            // Half of them show a certificate with the names of all, as a pool behind one name does.
+            let mut listener = snapshot.listeners[CORE_IN as usize].clone();
+            if index.is_multiple_of(2) {
+                listener.identities = vec![own];
+            }
+            self.backend_sides.push((client("core.example.com", &zone), server(&listener, &zone)));
         }
     }
 
@@ -419,8 +457,8 @@ impl Setting {
             routes: vec![route(EDGE), route(SECURE), route(CORE)],
             tls: Tls {
                 tls12: true,
-                tls13: true,
-                groups: vec![Group::X25519],
+                tls13: !options.old_tls,
+                groups: vec![options.group],
                 require_alpn: false,
                 crl: vec![],
             },
@@ -472,12 +510,17 @@ impl Setting {
         let at =
             |host: &str, port, transport| Some(Advertised { host: host.into(), port, transport });
         let (tcp, tls) = (Transport::Tcp, Transport::Tls);
+        let mutual = self.options.core_mutual;
+        let asked = |trusted: bool| match trusted && mutual {
+            true => ClientCertificate::Required,
+            false => ClientCertificate::None,
+        };
         let zone = |name: &str, transports, advertised, trusted: bool| Zone {
             name: name.into(),
             transports,
             advertised,
-            client_certificate: ClientCertificate::None,
-            client_ca: vec![],
+            client_certificate: asked(trusted),
+            client_ca: vec![identity().authority.clone()],
             client_names: vec![],
             server_ca: vec![identity().authority.clone()],
             certificate: None,
@@ -548,6 +591,7 @@ impl Setting {
             tls_by_parameter: self.options.tls_uri == TlsUri::Transport,
             stripped: STRIPPED.to_owned(),
             trusted: vec![false, true, false],
+            core_tls,
         }
     }
 }

@@ -62,6 +62,8 @@ pub struct Worker {
     mailboxes: Option<Mailboxes<Envelope>>,
     alarm: Instant,
     stopped: bool,
+    /// The newest configuration has not come to it yet.
+    behind: bool,
 }
 
 pub struct World {
@@ -105,8 +107,13 @@ impl World {
             setting,
         };
         for boxes in boxes {
-            let idle = Worker { turn: None, mailboxes: None, alarm: Instant::FAR, stopped: false };
-            world.workers.push(Worker { mailboxes: Some(boxes), ..idle });
+            world.workers.push(Worker {
+                turn: None,
+                mailboxes: Some(boxes),
+                alarm: Instant::FAR,
+                stopped: false,
+                behind: false,
+            });
         }
         (0..world.setting.options.workers).for_each(|worker| world.begin_life(worker));
         world
@@ -361,6 +368,7 @@ impl World {
         let it = &mut self.workers[usize::from(worker)];
         it.turn = Some(turn);
         it.alarm = Instant::FAR;
+        it.behind = false;
         self.net.borrow_mut().rouse(worker);
     }
 
@@ -471,6 +479,7 @@ impl World {
         if draw(&mut self.random, rates.config) {
             self.swap_config();
         }
+        self.catch_up(false);
         if draw(&mut self.random, rates.panic) {
             let worker = self.random.below(self.workers.len() as u64) as usize;
             let calls = self.random.below(60) as u32;
@@ -479,7 +488,9 @@ impl World {
             }
         }
         if draw(&mut self.random, rates.jump) {
-            let nanos = SECOND + self.random.below(9 * SECOND);
+            // Long enough for any deadline of a message, or for idle connections as well.
+            let longest = if self.random.one_in(3) { 200 } else { 9 };
+            let nanos = SECOND + self.random.below(longest * SECOND);
             self.strikes(format!("the clock jumps by {} ms", nanos / 1_000_000));
             let mut net = self.net.borrow_mut();
             net.faults.count(Fault::ClockJump);
@@ -505,8 +516,22 @@ impl World {
         self.net.borrow_mut().faults.count(Fault::ConfigSwapped);
         self.settings = self.setting.settings(self.generation);
         self.cast.trouble();
-        let settings = Arc::clone(&self.settings);
-        self.command(|| Command::Configure(Arc::clone(&settings)));
+        self.workers.iter_mut().for_each(|worker| worker.behind = true);
+    }
+
+    /// Brings the newest configuration to workers, not to all of them at once.
+    fn catch_up(&mut self, all: bool) {
+        for worker in 0..self.workers.len() {
+            if !self.workers[worker].behind || (!all && self.random.one_in(2)) {
+                continue;
+            }
+            self.workers[worker].behind = false;
+            self.cast.trouble();
+            if let Some(turn) = &mut self.workers[worker].turn {
+                turn.command(Command::Configure(Arc::clone(&self.settings)));
+                self.net.borrow_mut().rouse(worker as u16);
+            }
+        }
     }
 
     fn strike_backend(&mut self, black_hole: u64) {
@@ -546,6 +571,7 @@ impl World {
         self.calm = true;
         self.strikes("it calms down".to_owned());
         self.cast.winding_down = true;
+        self.catch_up(true);
         for backend in 0..setting::BACKENDS {
             let it = &mut self.cast.backends[backend];
             (it.up, it.black_hole) = (true, false);
