@@ -85,6 +85,9 @@ pub struct CSeq<'a> {
     pub method: &'a [u8],
 }
 
+/// The highest CSeq number (RFC 3261 8.1.1.5).
+const CSEQ_MAX: u32 = i32::MAX as u32;
+
 /// Index of header lines as the scanner fills it.
 #[derive(Clone, Debug)]
 pub(super) struct Index {
@@ -293,6 +296,15 @@ impl<'a> Message<'a> {
         Vias { bytes: self.bytes, headers: &self.index().headers, row, at: None }
     }
 
+    /// Whether nothing stands below the topmost Via, which is `top`.
+    pub fn is_only_via(&self, top: &Via<'_>) -> bool {
+        let mut rows = self.from_first(Name::Via).iter().filter(|row| row.name == Name::Via);
+        let Some(row) = rows.next() else { return true };
+        let behind = Range32::new(top.end().min(row.body().end), row.body().end);
+        let alone = |row: &Header| trimmed(self.bytes, row.body()).is_empty();
+        trimmed(self.bytes, behind).is_empty() && rows.all(alone)
+    }
+
     pub(super) fn missing(&self) -> Fault {
         Fault::new(FaultKind::HeaderMissing, self.head.len)
     }
@@ -327,17 +339,20 @@ impl<'a> Message<'a> {
 
     pub(super) fn read_cseq(&self, header: &Header) -> Result<CSeq<'a>, Fault> {
         let value = self.value_span(header);
-        let text = self.text(value);
-        let digits = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(0);
-        let (digits, method) = text.split_at(digits);
-        let number = text::decimal(digits).filter(|number| *number <= 0x7FFF_FFFF);
-        let blanks = method.iter().position(|byte| !text::is_blank(*byte)).unwrap_or(0);
-        match (number, &method[blanks..]) {
-            (Some(number), method) if blanks > 0 && is_method(method) => {
-                Ok(CSeq { number: number as u32, method })
-            }
-            _ => Err(Fault::new(FaultKind::CSeqBad, value.start)),
+        let mut number = 0u32;
+        let mut rest = self.text(value);
+        let fault = Fault::new(FaultKind::CSeqBad, value.start);
+        let len = rest.len();
+        while let [digit @ b'0'..=b'9', behind @ ..] = rest {
+            // 31 bits hold every number that may be (RFC 3261 8.1.1.5).
+            let next = u64::from(number) * 10 + u64::from(digit - b'0');
+            number = u32::try_from(next).ok().filter(|next| *next <= CSEQ_MAX).ok_or(fault)?;
+            rest = behind;
         }
+        let blanks = rest.iter().position(|byte| !text::is_blank(*byte)).unwrap_or(0);
+        let method = &rest[blanks..];
+        let apart = rest.len() < len && blanks > 0;
+        if apart && is_method(method) { Ok(CSeq { number, method }) } else { Err(fault) }
     }
 
     /// `None`: the header is absent.

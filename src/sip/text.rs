@@ -61,12 +61,6 @@ const OPAQUE: u16 = 1 << 6;
 /// What may stand in a value of a header parameter that is not quoted: a token, or a host with brackets.
 const VALUE: u16 = 1 << 7;
 const SCHEME: u16 = 1 << 8;
-/// What ends or hides a value of a comma list.
-const LIST: u16 = 1 << 10;
-/// What a URI without angle brackets in a header value can hold (RFC 3261 20.10).
-const BARE_URI: u16 = 1 << 11;
-/// What a URI in angle brackets can hold.
-const BRACKETED_URI: u16 = 1 << 12;
 
 static CLASSES: [u16; 256] = classes();
 
@@ -92,11 +86,8 @@ const fn classes() -> [u16; 256] {
     let mut table = [0; 256];
     let mut byte = 0;
     while byte < 256 {
-        if byte > b' ' as usize && byte != 0x7f {
-            table[byte] = BARE_URI | BRACKETED_URI;
-            if byte < 128 {
-                table[byte] |= OPAQUE;
-            }
+        if byte > b' ' as usize && byte < 0x7f {
+            table[byte] = OPAQUE;
         }
         if byte < 128 && (byte as u8).is_ascii_alphanumeric() {
             table[byte] |= TOKEN | HOST | USER | URI_PARAMETERS | URI_HEADERS | VALUE | SCHEME;
@@ -114,10 +105,7 @@ const fn classes() -> [u16; 256] {
     table = mark(table, b"[]/:&+$;=", URI_PARAMETERS);
     table = mark(table, b"[]/?:+$&=", URI_HEADERS);
     table = mark(table, b"+-.", SCHEME);
-    table = mark(table, b",\"<", LIST);
-    table = clear(table, b"\"<>\\^`{|}%", OPAQUE);
-    table = clear(table, b"\"<>;,?", BARE_URI);
-    clear(table, b"\"<>", BRACKETED_URI)
+    clear(table, b"\"<>\\^`{|}%", OPAQUE)
 }
 
 #[inline(always)]
@@ -138,15 +126,7 @@ pub fn is_token(bytes: &[u8]) -> bool {
 
 /// Neither blanks nor control bytes, and something.
 pub fn is_visible(bytes: &[u8]) -> bool {
-    let (blocks, rest) = bytes.as_chunks::<16>();
-    let hidden = |block: &[u8; 16]| {
-        let block = u8x16::new(*block);
-        let low = block.min(u8x16::splat(b' ')).simd_eq(block);
-        (low | block.simd_eq(u8x16::splat(0x7f))).any()
-    };
-    !bytes.is_empty()
-        && !blocks.iter().any(hidden)
-        && rest.iter().all(|byte| *byte > b' ' && *byte != 0x7f)
+    !bytes.is_empty() && until(bytes, hidden) == bytes.len()
 }
 
 /// `range` without blanks at both ends.
@@ -199,15 +179,71 @@ fn long_decimal(bytes: &[u8]) -> Option<u64> {
 pub fn split_comma(bytes: &[u8], range: Range32) -> (Range32, Option<u32>) {
     let mut cursor = Cursor::new(bytes, range);
     loop {
-        cursor.skip(|byte| !is(byte, LIST));
+        cursor.take(until_list(cursor.rest()));
         let at = cursor.at();
         match cursor.bump() {
             Some(b',') => return (Range32::new(range.start, at), Some(at + 1)),
-            Some(b'"') => cursor.skip_quoted(),
-            Some(_) => cursor.skip(|byte| byte != b'>'),
+            Some(b'"') => {
+                cursor.skip_quoted();
+            }
+            Some(_) => {
+                cursor.take(memchr::memchr(b'>', cursor.rest()).unwrap_or(cursor.rest().len()));
+            }
             None => return (range, None),
         }
     }
+}
+
+/// Bytes before the first that `wanted` finds, sixteen at a time; it says which of sixteen, all bits of a lane set.
+#[inline(always)]
+fn until(bytes: &[u8], wanted: impl Fn(u8x16) -> u8x16) -> usize {
+    let (blocks, rest) = bytes.as_chunks::<16>();
+    for (place, block) in blocks.iter().enumerate() {
+        let found = wanted(u8x16::new(*block)).to_bitmask();
+        if found != 0 {
+            return 16 * place + found.trailing_zeros() as usize;
+        }
+    }
+    let mut last = [0; 16];
+    last[..rest.len()].copy_from_slice(rest);
+    let found = wanted(u8x16::new(last)).to_bitmask() | 1 << rest.len();
+    16 * blocks.len() + found.trailing_zeros() as usize
+}
+
+#[inline(always)]
+fn lanes(block: u8x16, byte: u8) -> u8x16 {
+    block.simd_eq(u8x16::splat(byte))
+}
+
+/// Blanks, control bytes, DEL.
+#[inline(always)]
+fn hidden(block: u8x16) -> u8x16 {
+    block.min(u8x16::splat(b' ')).simd_eq(block) | lanes(block, 0x7f)
+}
+
+/// What can stand in no URI that a header value holds.
+#[inline(always)]
+fn not_in_brackets(block: u8x16) -> u8x16 {
+    hidden(block) | lanes(block, b'"') | lanes(block, b'<') | lanes(block, b'>')
+}
+
+/// Bytes before the first comma, quote or `<`.
+fn until_list(bytes: &[u8]) -> usize {
+    until(bytes, |block| lanes(block, b',') | lanes(block, b'"') | lanes(block, b'<'))
+}
+
+/// How often `byte` is there.
+pub fn count(bytes: &[u8], byte: u8) -> usize {
+    let (blocks, rest) = bytes.as_chunks::<16>();
+    let mut count = rest.iter().filter(|other| **other == byte).count();
+    for block in blocks {
+        let mut found = u8x16::new(*block).simd_eq(u8x16::splat(byte)).to_bitmask();
+        while found != 0 {
+            found &= found - 1;
+            count += 1;
+        }
+    }
+    count
 }
 
 /// Semicolons outside quotes: parameters of one value and of the URI in it, as an upper bound.
@@ -216,7 +252,9 @@ pub fn count_semicolons(value: &[u8]) -> u32 {
     let mut count = 0;
     while let Some(byte) = cursor.bump() {
         match byte {
-            b'"' => cursor.skip_quoted(),
+            b'"' => {
+                cursor.skip_quoted();
+            }
             b';' => count += 1,
             _ => {}
         }
@@ -348,26 +386,19 @@ impl<'a> Cursor<'a> {
         if !self.eat(b'"') {
             return None;
         }
-        self.skip(|byte| byte != b'"' && byte != b'\\');
-        while let Some(byte) = self.bump() {
-            if byte == b'"' {
-                return Some(Range32::new(start, self.at()));
-            }
-            self.bump();
-            self.skip(|byte| byte != b'"' && byte != b'\\');
-        }
-        None
+        self.skip_quoted().then(|| Range32::new(start, self.at()))
     }
 
-    /// Moves behind the end of a quoted string whose first quote has been taken, or to the end.
-    fn skip_quoted(&mut self) {
-        while let Some(byte) = self.bump() {
-            match byte {
-                b'"' => return,
-                b'\\' => {
+    /// Moves behind the end of a quoted string whose first quote has been taken; false if it never ends.
+    fn skip_quoted(&mut self) -> bool {
+        loop {
+            self.take(until(self.rest, |block| lanes(block, b'"') | lanes(block, b'\\')));
+            match self.bump() {
+                Some(b'"') => return true,
+                Some(_) => {
                     self.bump();
                 }
-                _ => {}
+                None => return false,
             }
         }
     }
@@ -404,12 +435,21 @@ impl<'a> Cursor<'a> {
         self.take_while(|byte| is(byte, SCHEME))
     }
 
+    /// A URI without angle brackets, as it can stand in a header value (RFC 3261 20.10).
     pub fn bare_uri(&mut self) -> Range32 {
-        self.take_while(|byte| is(byte, BARE_URI))
+        let start = self.at();
+        self.take(until(self.rest, |block| {
+            let ends = lanes(block, b';') | lanes(block, b',') | lanes(block, b'?');
+            ends | not_in_brackets(block)
+        }));
+        Range32::new(start, self.at())
     }
 
+    /// A URI in angle brackets, up to its end.
     pub fn bracketed_uri(&mut self) -> Range32 {
-        self.take_while(|byte| is(byte, BRACKETED_URI))
+        let start = self.at();
+        self.take(until(self.rest, not_in_brackets));
+        Range32::new(start, self.at())
     }
 
     /// Tokens and blanks: a display name without quotes.
@@ -522,6 +562,22 @@ mod tests {
                 start = next;
             }
             assert_eq!(values, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_found_and_counted_at_every_place() {
+        for len in 0..70 {
+            let mut text = vec![b'x'; len];
+            assert_eq!((until_list(&text), count(&text, b';')), (len, 0));
+            for place in 0..len {
+                for byte in *b",\"<" {
+                    text[place] = byte;
+                    assert_eq!((until_list(&text), count(&text, byte)), (place, 1));
+                }
+                text[place] = b'x';
+            }
+            assert_eq!(count(&text, b'x'), len);
         }
     }
 

@@ -268,8 +268,7 @@ impl<'a> Message<'a> {
     fn validate_parameters(&self, header: &Header) -> Result<(), Fault> {
         let limit = self.counts().parameters;
         let all = self.value_span(header);
-        let semicolons = self.text(all).iter().filter(|byte| **byte == b';').count();
-        if semicolons <= limit as usize {
+        if text::count(self.text(all), b';') <= limit as usize {
             return Ok(());
         }
         let mut rest = Some(all.start);
