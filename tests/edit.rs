@@ -170,6 +170,8 @@ fn hops_and_breadth_are_set_or_added() {
             "Via: a\r\nv: b\r\nMax-Forwards: 69\r\nTo: x\r\nVia: c\r\n",
         ),
         case("To: x\r\n", "Max-Forwards: 69\r\nTo: x\r\n"),
+        case("Max-Forwards:\r\nTo: x\r\n", "Max-Forwards:69\r\nTo: x\r\n"),
+        case("Max-Forwards: \r\n \r\n", "Max-Forwards: \r\n 69\r\n"),
     ];
     check(&cases, |patch| patch.set_max_forwards(69));
     let cases = [
@@ -496,6 +498,9 @@ proptest! {
         lines in prop::collection::vec(line(), 0..7),
         kinds in prop::collection::vec(any::<u8>(), 0..6),
     ) {
+        // A text in a Via that goes would stay behind alone: nobody stamps what is popped.
+        let stamped = kinds.iter().any(|kind| kind % 12 == 2);
+        let kinds: Vec<u8> = kinds.into_iter().filter(|kind| !(stamped && kind % 12 == 1)).collect();
         let text = request(&lines.concat());
         let after = edited(&text, |patch| kinds.iter().for_each(|kind| edit(*kind, patch)));
         with(text.as_bytes(), |before| {

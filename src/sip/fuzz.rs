@@ -301,8 +301,8 @@ fn reference_body(head: &[u8], limits: &FrameLimits) -> Result<usize, Blame> {
         let colon = line.iter().position(|byte| *byte == b':').unwrap_or(0);
         let blanks = line[colon + 1..].iter().take_while(|byte| b" \t\r\n".contains(byte)).count();
         // An empty value stands where its line ends.
-        let blanks =
-            if value.is_empty() { blanks.min(line_end(&line[colon + 1..])) } else { blanks };
+        let end = line_end(&line[colon + 1..]) - 2;
+        let blanks = if value.is_empty() { end } else { blanks };
         place + (colon + 1 + blanks) as u32
     };
     let first = lengths.next().ok_or((FaultKind::ContentLengthMissing, head.len() as u32));

@@ -41,10 +41,10 @@ impl Header {
         Range32::new(self.start.into(), u32::from(self.start) + u32::from(self.name_len))
     }
 
-    /// The value with the blanks around it and the final CRLF.
+    /// The value with the blanks around it, without the final CRLF.
     pub(super) fn body(&self) -> Range32 {
         let start = u32::from(self.start) + u32::from(self.colon) + 1;
-        Range32::new(start, self.end.into())
+        Range32::new(start, u32::from(self.end) - 2)
     }
 }
 
@@ -224,7 +224,8 @@ impl<'a> Message<'a> {
         range.of(self.bytes)
     }
 
-    /// Where the value of a header line stands, without blanks at its ends, folds inside.
+    /// Where the value of a header line stands, without blanks at its ends, folds inside; at the end of its line when
+    /// there is none.
     pub fn value_span(&self, header: &Header) -> Range32 {
         trimmed(self.bytes, header.body())
     }
