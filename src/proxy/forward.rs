@@ -3,7 +3,7 @@
 //! Invariant: bytes that no rule names leave as they came, in order.
 
 use crate::config::snapshot::{Family, PathPolicy, Transport};
-use crate::sip::{Message, Method, Name, Patch, Range32, Start, Via};
+use crate::sip::{Message, Method, Name, Parts, Patch, Range32, Start};
 
 use super::connection::Source;
 use super::route::{Rewrite, Routed};
@@ -30,7 +30,7 @@ pub struct Way<'w> {
 pub fn request<'m>(
     settings: &Settings,
     message: &'m Message<'m>,
-    via: &Via<'_>,
+    parts: &Parts<'_>,
     source: &Source,
     routed: &Routed<'_>,
     way: &Way<'_>,
@@ -41,13 +41,13 @@ pub fn request<'m>(
         writer.push(&out.via);
         writer.push(way.branch);
     });
-    patch.set_received_rport(via, source.peer.ip().to_canonical(), source.peer.port());
-    hops(message, &mut patch);
+    patch.set_received_rport(&parts.via, source.peer.ip().to_canonical(), source.peer.port());
+    hops(message, parts, &mut patch);
     rewrite(message, routed, &mut patch);
     let method = message.method();
     if method == Method::Register {
         path(settings, message, source, out, &mut patch);
-    } else if method.dialog_forming() && matches!(message.to_tag(), Ok(None)) {
+    } else if method.dialog_forming() && parts.to.tag().is_none() {
         record_route(settings, message, source, out, way, &mut patch);
     }
     let strip = settings.strip(source.zone);
@@ -58,9 +58,8 @@ pub fn request<'m>(
     patch
 }
 
-fn hops(message: &Message<'_>, patch: &mut Patch<'_>) {
-    let hops = message.max_forwards().ok().flatten();
-    patch.set_max_forwards(hops.map_or(MAX_FORWARDS, |hops| hops.saturating_sub(1)));
+fn hops(message: &Message<'_>, parts: &Parts<'_>, patch: &mut Patch<'_>) {
+    patch.set_max_forwards(parts.max_forwards.map_or(MAX_FORWARDS, |hops| hops.saturating_sub(1)));
     let breadth = message.first(Name::MaxBreadth).map(|header| message.value(header));
     let breadth = breadth.and_then(crate::sip::text::decimal);
     let fits = breadth.is_some_and(|breadth| breadth <= u64::from(MAX_BREADTH));
@@ -178,10 +177,10 @@ fn record_route(
 }
 
 /// The edits of a response (RFC 3261 16.7): our Via off; what the neighbour asked for keepalives answered.
-pub fn response<'m>(message: &'m Message<'m>) -> Patch<'m> {
+pub fn response<'m>(message: &'m Message<'m>, parts: &Parts<'_>) -> Patch<'m> {
     let mut patch = Patch::new(message);
     patch.pop_top_via();
-    keep(message, &mut patch);
+    keep(message, parts, &mut patch);
     patch.plain_content_length();
     patch
 }
@@ -200,9 +199,8 @@ const KEEPALIVE_SECONDS: &[u8] = b"90";
 
 /// RFC 6223 4.4: a neighbour that sent a bare `keep` gets a value, in the responses that may carry one; values that
 /// others put into lower Vias are taken away. Flow-Timer (RFC 5626 5.4) says the same time.
-fn keep(message: &Message<'_>, patch: &mut Patch<'_>) {
-    let Ok(cseq) = message.cseq() else { return };
-    let method = Method::from_bytes(cseq.method);
+fn keep(message: &Message<'_>, parts: &Parts<'_>, patch: &mut Patch<'_>) {
+    let method = Method::from_bytes(parts.cseq.method);
     let asked = message.values(Name::Via).skip(1).any(|value| says_keep(value.bytes));
     if !asked && method != Method::Register {
         return;

@@ -10,7 +10,8 @@ use smallvec::SmallVec;
 use crate::base::machine::ConnId;
 use crate::config::snapshot::Transport;
 use crate::sip::{
-    Fault, FaultKind, FrameState, Framed, Message, Method, Name, Range32, Start, Via, frame, reply,
+    Fault, FrameState, Framed, Message, Method, Name, Parts, Range32, RequestParts, Start, Via,
+    frame, reply,
 };
 use crate::telemetry::counter::{Outcome, Refused, TransportRefused};
 use crate::telemetry::latency::Stage;
@@ -26,11 +27,9 @@ const ALLOW: &[u8] =
     b"INVITE, ACK, BYE, CANCEL, OPTIONS, REGISTER, MESSAGE, SUBSCRIBE, NOTIFY, REFER, INFO, PRACK, UPDATE, PUBLISH";
 const SUPPORTED: &[u8] = b"path, outbound";
 
-/// The parts of a request that its branch is made of, read once.
+/// What a request says of itself, read once, and the parts of its branch.
 struct Keys<'a> {
-    via: Via<'a>,
-    call_id: &'a [u8],
-    cseq: u32,
+    request: RequestParts<'a>,
     unique: u64,
     loop_part: u32,
 }
@@ -52,14 +51,14 @@ impl Core {
         if let Err(answer) = self.admit_request(cx, source, message) {
             return self.answer(cx, source, message, answer);
         }
-        if let Err(fault) = message.validate_request() {
-            self.counters.refuse(Refused::Malformed);
-            return self.answer_fault(cx, source, message, fault);
-        }
-        let Ok(keys) = keys(cx, source, message) else {
-            return self.answer(cx, source, message, Answer::new(400, Refused::Malformed));
+        let keys = match message.read_request() {
+            Ok(request) => keys(cx, source, message, request),
+            Err(fault) => {
+                self.counters.refuse(Refused::Malformed);
+                return self.answer_fault(cx, source, message, fault);
+            }
         };
-        if keys.via.transport.eq_ignore_ascii_case(b"UDP") {
+        if keys.request.parts.via.transport.eq_ignore_ascii_case(b"UDP") {
             self.counters.refuse_transport(TransportRefused::Via);
         }
         match self.judge(cx, source, message, &keys) {
@@ -107,10 +106,11 @@ impl Core {
         cx: Context<'_>,
         source: &Source,
         message: &Message<'a>,
-        keys: &Keys<'_>,
+        keys: &Keys<'a>,
     ) -> Result<Routed<'a>, Answer> {
-        let method = message.method();
-        if message.max_forwards() == Ok(Some(0)) && method != Method::Options {
+        let method = keys.request.method;
+        let last_hop = keys.request.parts.max_forwards == Some(0);
+        if last_hop && method != Method::Options {
             return Err(Answer::new(483, Refused::MaxForwards));
         }
         if message.first(Name::ProxyRequire).is_some() {
@@ -127,8 +127,8 @@ impl Core {
             unique: keys.unique,
             draining: self.drain.is_some(),
         };
-        let mut routed = router.route(message)?;
-        if message.max_forwards() == Ok(Some(0)) {
+        let mut routed = router.route(message, &keys.request)?;
+        if last_hop {
             routed.target = Target::Local;
         }
         Ok(routed)
@@ -199,7 +199,8 @@ impl Core {
             unique: keys.unique,
             loop_part: keys.loop_part,
         };
-        let text = cx.settings.branch_key.write(&branch, peer, keys.call_id, keys.cseq);
+        let parts = &keys.request.parts;
+        let text = cx.settings.branch_key.write(&branch, peer, parts.call_id, parts.cseq.number);
         let way = Way {
             zone,
             transport,
@@ -208,14 +209,14 @@ impl Core {
             dialog_flow,
             dialog_backend,
         };
-        let patch = forward::request(cx.settings, message, &keys.via, source, routed, &way);
+        let patch = forward::request(cx.settings, message, parts, source, routed, &way);
         if self.queue(cx, conn, patch.len(), patch.pieces()).is_err() {
             self.answer(cx, source, message, Answer::new(503, Refused::LinkFull));
             return false;
         }
         self.counters.zones[usize::from(zone)].requests_forwarded += 1;
         self.turn.requests += 1;
-        let method = message.method();
+        let method = keys.request.method;
         if method != Method::Ack {
             self.pending.sent(keys.unique, method as u8, cx.now, cx.now, peer);
         }
@@ -242,7 +243,8 @@ impl Core {
         match envelope.kind {
             EnvelopeKind::Request { source } => {
                 self.reread(cx, &envelope.bytes, |core, message| {
-                    let Ok(keys) = keys(cx, &source, message) else { return };
+                    let Ok(request) = message.read_request() else { return };
+                    let keys = keys(cx, &source, message, request);
                     match core.judge(cx, &source, message, &keys) {
                         Ok(routed) => core.send_on(cx, &source, message, &keys, &routed),
                         Err(answer) => core.answer(cx, &source, message, answer),
@@ -304,7 +306,8 @@ impl Core {
             reply(message, status, None, &[], &tag, None, &mut text);
             core.counters.answer(status);
             core.reread(cx, &text, |core, response| {
-                let patch = forward::response(response);
+                let Ok(parts) = response.read_response() else { return };
+                let patch = forward::response(response, &parts);
                 core.deliver_response(cx, branch.flow, Origin::Own, patch.len(), patch.pieces());
             });
             text.clear();
@@ -406,12 +409,12 @@ impl Core {
     /// A response: checked against the peer that was asked, our Via off, back by the branch (RFC 3261 16.7).
     fn response(&mut self, cx: Context<'_>, source: &Source, message: &Message<'_>) {
         match self.judge_response(cx, source, message) {
-            Ok((branch, last)) => {
-                self.note_answered(cx, source, message, &branch, last);
-                if message.values(Name::Via).nth(1).is_none() {
+            Ok((branch, parts, last)) => {
+                self.note_answered(cx, source, message, &parts, &branch, last);
+                if message.is_only_via(&parts.via) {
                     return self.counters.refuse(Refused::ResponseEndsHere);
                 }
-                let patch = forward::response(message);
+                let patch = forward::response(message, &parts);
                 if self.deliver_response(cx, branch.flow, Origin::Peer, patch.len(), patch.pieces())
                 {
                     self.turn.responses += 1;
@@ -421,16 +424,14 @@ impl Core {
         }
     }
 
-    fn judge_response(
+    fn judge_response<'a>(
         &self,
         cx: Context<'_>,
         source: &Source,
-        message: &Message<'_>,
-    ) -> Result<(Branch, bool), Refused> {
-        message.validate_response().map_err(|_| Refused::ResponseMalformed)?;
-        let via = message.top_via().map_err(|_| Refused::ResponseMalformed)?;
-        let call_id = message.call_id().map_err(|_| Refused::ResponseMalformed)?;
-        let cseq = message.cseq().map_err(|_| Refused::ResponseMalformed)?;
+        message: &Message<'a>,
+    ) -> Result<(Branch, Parts<'a>, bool), Refused> {
+        let parts = message.read_response().map_err(|_| Refused::ResponseMalformed)?;
+        let (via, call_id, cseq) = (&parts.via, parts.call_id, parts.cseq.number);
         if !cx.settings.is_own(via.host, via.port) {
             return Err(Refused::ResponseNotOurs);
         }
@@ -438,7 +439,7 @@ impl Core {
         let asked = source.backends.iter().copied().chain([PeerId::flow(source.flow)]);
         let branch = asked
             .into_iter()
-            .find_map(|peer| read.verify(&cx.settings.branch_key, peer, call_id, cseq.number))
+            .find_map(|peer| read.verify(&cx.settings.branch_key, peer, call_id, cseq))
             .ok_or(Refused::ResponseForged)?;
         let Start::Response { status, .. } = message.start() else {
             return Err(Refused::ResponseMalformed);
@@ -446,7 +447,7 @@ impl Core {
         if status == 100 {
             return Err(Refused::ResponseTrying);
         }
-        Ok((branch, status >= 200))
+        Ok((branch, parts, status >= 200))
     }
 
     fn note_answered(
@@ -454,11 +455,11 @@ impl Core {
         cx: Context<'_>,
         source: &Source,
         message: &Message<'_>,
+        parts: &Parts<'_>,
         branch: &Branch,
         last: bool,
     ) {
-        let Ok(cseq) = message.cseq() else { return };
-        let method = Method::from_bytes(cseq.method);
+        let method = Method::from_bytes(parts.cseq.method);
         if let Some(answered) = self.pending.answered(branch.unique, method as u8, cx.now, last) {
             if let Some(nanos) = answered.backend {
                 self.latency.record(Stage::Backend, nanos);
@@ -556,27 +557,29 @@ const SIPS_REFUSED: Answer = Answer {
     warning: Some("sips needs TLS and the next hop has none"),
 };
 
-fn keys<'a>(cx: Context<'_>, source: &Source, message: &Message<'a>) -> Result<Keys<'a>, Fault> {
-    let via = message.top_via()?;
-    let call_id = message.call_id()?;
-    let cseq = message.cseq()?.number;
-    let from_tag = message.from_tag()?.unwrap_or_default();
-    let Start::Request { uri, .. } = message.start() else {
-        return Err(Fault::new(FaultKind::StartLineBad, 0));
-    };
+fn keys<'a>(
+    cx: Context<'_>,
+    source: &Source,
+    message: &Message<'a>,
+    request: RequestParts<'a>,
+) -> Keys<'a> {
+    let parts = &request.parts;
+    let from_tag = parts.from.tag().unwrap_or_default();
+    let cseq = parts.cseq.number;
     let key = &cx.settings.branch_key;
     let unique = key.unique(&UniqueFields {
-        branch: via.branch().unwrap_or_default(),
-        sent_by: via.host,
-        call_id,
+        branch: parts.via.branch().unwrap_or_default(),
+        sent_by: parts.via.host,
+        call_id: parts.call_id,
         cseq,
         from_tag,
         source: source.peer.ip(),
         zone: source.zone,
     });
+    let uri = message.request_uri_span().map_or(&b""[..], |span| message.text(span));
     let routes = message.values(Name::Route).map(|value| value.bytes);
-    let loop_part = key.loop_part(uri, routes, call_id, from_tag, cseq, source.zone);
-    Ok(Keys { via, call_id, cseq, unique, loop_part })
+    let loop_part = key.loop_part(uri, routes, parts.call_id, from_tag, cseq, source.zone);
+    Keys { request, unique, loop_part }
 }
 
 /// The branch that we put on a request for this peer.

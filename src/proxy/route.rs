@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::config::snapshot::{Affinity, Transport};
 use crate::sip::uri::host_ip;
-use crate::sip::{Message, Method, Name, NameAddr, Scheme, Start, Uri};
+use crate::sip::{Message, Method, Name, NameAddr, RequestParts, Scheme, Start, Uri};
 use crate::telemetry::counter::{Refused, TransportRefused};
 
 use super::connection::Source;
@@ -92,13 +92,14 @@ struct OwnRoutes {
 
 impl Router<'_> {
     /// One target for the request, or the answer it gets.
-    pub fn route<'a>(&self, message: &Message<'a>) -> Result<Routed<'a>, Answer> {
-        let Start::Request { method, uri: request_uri, .. } = message.start() else {
-            return Err(Answer::new(400, Refused::Malformed));
-        };
+    pub fn route<'a>(
+        &self,
+        message: &Message<'a>,
+        request: &RequestParts<'a>,
+    ) -> Result<Routed<'a>, Answer> {
         let malformed = Answer::new(400, Refused::Malformed);
-        let call_id = message.call_id().map_err(|_| malformed)?;
-        let mut uri = Uri::parse(request_uri).map_err(|_| malformed)?;
+        let (method, call_id) = (request.method, request.parts.call_id);
+        let mut uri = request.uri;
         if !matches!(uri.scheme, Scheme::Sip | Scheme::Sips | Scheme::Tel) {
             return Err(Answer::new(416, Refused::UnknownScheme));
         }

@@ -831,8 +831,8 @@ fn double_record_route_for_all_pairs_of_sides() {
                     dialog_flow: flow,
                     dialog_backend: PeerId(7),
                 };
-                let via = message.top_via().unwrap();
-                let patch = forward::request(&settings, &message, &via, &source, &routed, &way);
+                let parts = message.read_request().unwrap().parts;
+                let patch = forward::request(&settings, &message, &parts, &source, &routed, &way);
                 let sent: Vec<u8> = patch.pieces().flatten().copied().collect();
                 let sent = String::from_utf8(sent).unwrap().replace(&token, "T");
                 let expected = [
