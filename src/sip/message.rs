@@ -244,7 +244,7 @@ impl<'a> Message<'a> {
     }
 
     /// The headers from the first one of this name on; none if there is none.
-    pub(super) fn from_first(&self, name: Name) -> &[Header] {
+    pub(super) fn rows_from(&self, name: Name) -> &[Header] {
         let headers = &self.head.index.headers;
         &headers[self.first_place(name).unwrap_or(headers.len())..]
     }
@@ -299,7 +299,7 @@ impl<'a> Message<'a> {
 
     /// Whether nothing stands below the topmost Via, which is `top`.
     pub fn is_only_via(&self, top: &Via<'_>) -> bool {
-        let mut rows = self.from_first(Name::Via).iter().filter(|row| row.name == Name::Via);
+        let mut rows = self.rows_from(Name::Via).iter().filter(|row| row.name == Name::Via);
         let Some(row) = rows.next() else { return true };
         let behind = Range32::new(top.end().min(row.body().end), row.body().end);
         let alone = |row: &Header| trimmed(self.bytes, row.body()).is_empty();

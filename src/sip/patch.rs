@@ -373,7 +373,7 @@ impl Patch<'_> {
 
     /// Behind the first block of Via lines, or in front of all headers.
     fn after_vias(&self) -> u32 {
-        let mut vias = self.message.from_first(Name::Via).iter();
+        let mut vias = self.message.rows_from(Name::Via).iter();
         let behind = vias.find(|header| header.name != Name::Via).map(|header| header.line().start);
         match (self.message.first(Name::Via), behind) {
             (None, _) => self.first_header(),
