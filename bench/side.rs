@@ -41,7 +41,7 @@ pub fn self_made() -> ServerSide {
         strip_headers: Vec::new(),
     };
     let groups = vec![Group::X25519MlKem768, Group::X25519];
-    let tls = Tls { tls12: true, tls13: true, groups, require_alpn: false, crl: Vec::new() };
+    let tls = Tls { groups, ..Tls::default() };
     let hour = Duration::from_secs(3600);
     let tickets = Tickets::random(clock.clone(), 12 * hour, hour);
     let built = ServerSide::build(&listener, &zone, &tls, clock, &tickets);

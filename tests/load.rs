@@ -41,7 +41,7 @@ struct Backend {
 
 fn tls() -> Tls {
     let groups = vec![Group::X25519MlKem768, Group::X25519];
-    Tls { tls12: true, tls13: true, groups, require_alpn: false, crl: Vec::new() }
+    Tls { groups, ..Tls::default() }
 }
 
 fn server_side(directory: &tempfile::TempDir) -> ServerSide {

@@ -29,7 +29,7 @@ fn client_side(ca: &Path) -> ClientSide {
         .map(|certificate| certificate.expect("a certificate").to_vec())
         .collect();
     let groups = vec![Group::X25519MlKem768, Group::X25519];
-    let tls = Tls { tls12: true, tls13: true, groups, require_alpn: false, crl: Vec::new() };
+    let tls = Tls { groups, ..Tls::default() };
     let clock = Arc::new(DefaultTimeProvider);
     ClientSide::for_load("localhost", &authorities, false, &tls, clock).expect("a client")
 }

@@ -264,7 +264,7 @@ fn client_side(args: &LoadArgs, target: &Target) -> Result<ClientSide, Report> {
         [] => vec![Group::X25519MlKem768, Group::X25519, Group::P256, Group::P384],
         names => names.iter().map(|name| group(name)).collect::<Result<_, _>>()?,
     };
-    let tls = Tls { tls12: true, tls13: true, groups, require_alpn: false, crl: Vec::new() };
+    let tls = Tls { groups, ..Tls::default() };
     let name = args.server_name.as_deref().unwrap_or(&target.host);
     let clock = Arc::new(DefaultTimeProvider);
     ClientSide::for_load(name, &authorities, args.resume, &tls, clock).map_err(|faults| {

@@ -13,10 +13,9 @@ use super::value::{
 };
 
 /// Keys of later versions. They are unknown here, and the cure says so.
-const NOT_BUILT: [&str; 7] = [
+const NOT_BUILT: [&str; 6] = [
     "hep",
     "fleet",
-    "tls.tickets",
     "listener.proxy_protocol_from",
     "pool.overload_control",
     "pool.backends.srv",
@@ -218,8 +217,12 @@ pub struct Tls {
     pub versions: Written<Many<TlsVersion>>,
     /// Key exchange groups, in order of preference.
     pub groups: Written<Many<Group>>,
+    /// Cipher suites, in order of preference; each version that is on needs one of its own.
+    pub cipher_suites: Written<Many<CipherSuite>>,
     /// Whether a client that asks for ALPN must ask for sip/2.
     pub alpn: Written<Alpn>,
+    /// How sessions are resumed.
+    pub tickets: Written<Or<Off, Tickets>>,
     /// Certificate revocation lists, PEM; each is enforced for the certificates of its issuer.
     pub crl: Written<Many<FilePath>>,
 }
@@ -241,6 +244,39 @@ pub enum Group {
     P256,
     #[serde(rename = "P-384")]
     P384,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum CipherSuite {
+    #[serde(rename = "TLS_AES_256_GCM_SHA384")]
+    Aes256GcmSha384,
+    #[serde(rename = "TLS_AES_128_GCM_SHA256")]
+    Aes128GcmSha256,
+    #[serde(rename = "TLS_CHACHA20_POLY1305_SHA256")]
+    Chacha20Poly1305Sha256,
+    #[serde(rename = "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384")]
+    EcdheEcdsaAes256GcmSha384,
+    #[serde(rename = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256")]
+    EcdheEcdsaAes128GcmSha256,
+    #[serde(rename = "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256")]
+    EcdheEcdsaChacha20Poly1305Sha256,
+    #[serde(rename = "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384")]
+    EcdheRsaAes256GcmSha384,
+    #[serde(rename = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256")]
+    EcdheRsaAes128GcmSha256,
+    #[serde(rename = "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256")]
+    EcdheRsaChacha20Poly1305Sha256,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tickets {
+    /// A ticket is good for so long; at most 7 days (RFC 8446).
+    pub lifetime: Written<Period>,
+    /// A key seals tickets for so long.
+    pub rotate: Written<Period>,
+    /// Keys shared by a fleet, one a line, newest first, each of 64 hexadecimal digits; absent: made in memory.
+    pub key_file: Written<FilePath>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -17,6 +17,7 @@ use super::read::{At, Many, Written};
 use super::snapshot::{IdentityFiles, KeyKind};
 use super::value::FilePath;
 use crate::tls::identity::{self, IdentityFaultKind};
+use crate::tls::ticket;
 
 /// Largest file that is read: the CA bundle of a whole distribution is a quarter of it.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -204,6 +205,20 @@ impl Check<'_> {
                 let why = format!("{} is no OCSP response in DER", path.display());
                 self.fault(at, why, "write it with: openssl ocsp ... -respout ocsp.der");
                 Vec::new()
+            }
+        }
+    }
+
+    /// The text of a file of ticket keys, which is good.
+    pub fn ticket_keys(&mut self, file: &Written<FilePath>) -> Option<Zeroizing<Vec<u8>>> {
+        let (path, at) = file.good()?;
+        let path = self.path(path);
+        let bytes = self.secret(at, &path)?;
+        match ticket::examine(&bytes) {
+            Ok(()) => Some(bytes),
+            Err(fault) => {
+                self.fault(at, format!("{}: {fault}", path.display()), fault.cure());
+                None
             }
         }
     }

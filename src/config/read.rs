@@ -280,6 +280,14 @@ impl serde::de::Error for Error {
         Self::invalid_type(found, expected)
     }
 
+    fn unknown_field(key: &str, known: &'static [&'static str]) -> Self {
+        let cure = match nearest(key, known.iter().copied()) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => format!("known here: {}", known.join(", ")),
+        };
+        Error { why: format!("unknown key `{key}`"), cure }
+    }
+
     fn unknown_variant(word: &str, known: &'static [&'static str]) -> Self {
         unknown_word(word, known)
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::snapshot::{
     AdminListen, Advertised, Affinity, Backend, ClientCertificate, ControlSettings, Family, Group,
-    IdentityFiles, Limits, Listener, LogLevel, PathPolicy, Pool, Rate, Route, Snapshot, TlsUri,
-    Transport, Zone,
+    IdentityFiles, Limits, Listener, LogLevel, PathPolicy, Pool, Rate, Route, Snapshot,
+    TicketPolicy, TlsUri, Transport, Zone,
 };
 
 /// The settled configuration as TOML.
@@ -29,7 +29,19 @@ pub fn toml(snapshot: &Snapshot, control: &ControlSettings) -> String {
     let versions = [("1.3", tls.tls13), ("1.2", tls.tls12)];
     page.list("versions", versions.iter().filter(|(_, on)| *on).map(|(name, _)| *name));
     page.list("groups", tls.groups.iter().map(|group| group_name(*group)));
+    page.list("cipher_suites", tls.suites.iter().map(|suite| suite.name()));
     page.text("alpn", if tls.require_alpn { "require" } else { "accept" });
+    match &tls.tickets {
+        TicketPolicy::Off => page.text("tickets", "off"),
+        TicketPolicy::On { lifetime, rotate, keys } => {
+            let (lifetime, rotate) = (quoted(duration(*lifetime)), quoted(duration(*rotate)));
+            let shared = keys.is_some();
+            page.bare(
+                "tickets",
+                format_args!("{{ lifetime = {lifetime}, rotate = {rotate}, shared = {shared} }}"),
+            );
+        }
+    }
     page.bare("crl_lists", tls.crl.len());
     for pool in &snapshot.pools {
         page.pool(pool, snapshot, control);

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::advertise::{self, Dialled, Hosts};
@@ -11,12 +12,14 @@ use super::check::{Check, or, period};
 use super::file::{self, File};
 use super::read::{self, At, Many, Named, Written};
 use super::snapshot::{
-    Affinity, Backend, ClientCertificate, Family, Group, IdentityFiles, Listener, PathPolicy, Pool,
-    Route, Snapshot, Tls, TlsUri, Transport, Transports, Zone, ZoneAdvertised,
+    Affinity, Backend, CipherSuite, ClientCertificate, Family, Group, IdentityFiles, Listener,
+    PathPolicy, Pool, Route, Snapshot, TicketPolicy, Tls, TlsUri, Transport, Transports, Zone,
+    ZoneAdvertised,
 };
-use super::value::{Count, Name, Or};
+use super::value::{Count, Name, Off, Or};
 use super::{Faults, HostFacts, Settled};
 use crate::base::limits::OWN_SLOTS;
+use crate::tls::ticket;
 
 /// Each zone is a label value of many metrics.
 const ZONES_MAX: usize = 64;
@@ -26,6 +29,8 @@ const BINDS_MAX: usize = 256;
 const POOLS_MAX: usize = 256;
 /// Routes are tried one after the other for each request.
 const ROUTES_MAX: usize = 1024;
+/// Ticket keys that are looked through for each ticket.
+const TICKET_KEYS_MAX: u32 = 1024;
 /// Half of the slots for what we dial: every backend may be closing while its successor is dialled.
 const DIALLED_MAX: usize = OWN_SLOTS as usize / 2;
 
@@ -697,9 +702,77 @@ impl Check<'_> {
             tls12: versions.contains(&file::TlsVersion::Tls12),
             tls13,
             groups: groups.into_iter().map(group).collect(),
+            suites: self.cipher_suites(&table, &versions),
             require_alpn: or(&table.alpn, file::Alpn::Accept) == file::Alpn::Require,
+            tickets: self.tickets(&table.tickets),
             crl: self.revocation_lists(&table.crl),
         }
+    }
+
+    fn cipher_suites(
+        &mut self,
+        table: &file::Tls,
+        versions: &[file::TlsVersion],
+    ) -> Vec<CipherSuite> {
+        let Some((Many(written), at)) = table.cipher_suites.good() else {
+            return CipherSuite::ALL.to_vec();
+        };
+        if written.iter().any(|one| one.value().is_none()) {
+            // Their faults have been told: no version is blamed for what they leave.
+            return CipherSuite::ALL.to_vec();
+        }
+        let suites: Vec<CipherSuite> =
+            list(&table.cipher_suites).into_iter().map(cipher_suite).collect();
+        let of_13 = |wanted: bool| suites.iter().filter(move |suite| suite.is_tls13() == wanted);
+        for (version, name, tls13, example) in [
+            (file::TlsVersion::Tls13, "1.3", true, "TLS_AES_128_GCM_SHA256"),
+            (file::TlsVersion::Tls12, "1.2", false, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+        ] {
+            match (versions.contains(&version), of_13(tls13).next()) {
+                (true, None) => {
+                    let why = format!("none of these belongs to TLS {name}, which is on");
+                    let cure = format!("add \"{example}\", or take \"{name}\" out of versions");
+                    self.fault(at, why, cure);
+                }
+                (false, Some(suite)) => {
+                    let why = format!("{} belongs to TLS {name}, which is off", suite.name());
+                    self.note(at, why, "take it out");
+                }
+                _ => {}
+            }
+        }
+        suites
+    }
+
+    fn tickets(&mut self, written: &Written<Or<Off, file::Tickets>>) -> TicketPolicy {
+        let standard = TicketPolicy::default();
+        let TicketPolicy::On { lifetime, rotate, .. } = standard else { return standard };
+        let table = match written.good() {
+            Some((Or::Word(_), _)) => return TicketPolicy::Off,
+            Some((Or::Is(table), _)) => table,
+            None => return standard,
+        };
+        let (lifetime, rotate) =
+            (period(&table.lifetime, lifetime), period(&table.rotate, rotate.min(lifetime)));
+        if let (true, Some(at)) = (lifetime > ticket::LIFETIME_MAX, table.lifetime.at()) {
+            let why = "a ticket may live for 7 days at most (RFC 8446 4.6.1)";
+            self.fault(at, why, "write lifetime = \"7d\", or less");
+        }
+        for (written, span) in [(&table.lifetime, lifetime), (&table.rotate, rotate)] {
+            if let (true, Some(at)) = (span.subsec_nanos() != 0, written.at()) {
+                self.fault(at, "tickets are dated by the second", "write whole seconds");
+            }
+        }
+        let at = table.rotate.at().or(table.lifetime.at());
+        if let (true, Some(at)) = (rotate > lifetime, at) {
+            let why =
+                "a key that lives longer than its tickets protects none of them from its loss";
+            self.fault(at, why, "write a rotate that is at most lifetime");
+        } else if let (true, Some(at)) = (lifetime > rotate * TICKET_KEYS_MAX, at) {
+            let why = format!("lifetime divided by rotate is more than {TICKET_KEYS_MAX} keys");
+            self.fault(at, why, "write a longer rotate");
+        }
+        TicketPolicy::On { lifetime, rotate, keys: self.ticket_keys(&table.key_file).map(Arc::new) }
     }
 
     fn udp_answer(&mut self, table: file::Policy) -> u16 {
@@ -723,6 +796,24 @@ fn embedded_backend() -> Backend {
         server_name: EMBEDDED_BACKEND.ip().to_string().into(),
         weight: 100,
         priority: 0,
+    }
+}
+
+fn cipher_suite(written: file::CipherSuite) -> CipherSuite {
+    match written {
+        file::CipherSuite::Aes256GcmSha384 => CipherSuite::Aes256GcmSha384,
+        file::CipherSuite::Aes128GcmSha256 => CipherSuite::Aes128GcmSha256,
+        file::CipherSuite::Chacha20Poly1305Sha256 => CipherSuite::Chacha20Poly1305Sha256,
+        file::CipherSuite::EcdheEcdsaAes256GcmSha384 => CipherSuite::EcdheEcdsaAes256GcmSha384,
+        file::CipherSuite::EcdheEcdsaAes128GcmSha256 => CipherSuite::EcdheEcdsaAes128GcmSha256,
+        file::CipherSuite::EcdheEcdsaChacha20Poly1305Sha256 => {
+            CipherSuite::EcdheEcdsaChacha20Poly1305Sha256
+        }
+        file::CipherSuite::EcdheRsaAes256GcmSha384 => CipherSuite::EcdheRsaAes256GcmSha384,
+        file::CipherSuite::EcdheRsaAes128GcmSha256 => CipherSuite::EcdheRsaAes128GcmSha256,
+        file::CipherSuite::EcdheRsaChacha20Poly1305Sha256 => {
+            CipherSuite::EcdheRsaChacha20Poly1305Sha256
+        }
     }
 }
 

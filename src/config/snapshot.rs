@@ -265,9 +265,125 @@ pub struct Tls {
     pub tls13: bool,
     /// In order of preference; never empty.
     pub groups: Vec<Group>,
+    /// In order of preference; at least one for each version that is on.
+    pub suites: Vec<CipherSuite>,
     pub require_alpn: bool,
+    pub tickets: TicketPolicy,
     /// Certificate revocation lists, DER; each is enforced for the certificates of its issuer.
     pub crl: Vec<Vec<u8>>,
+}
+
+impl Default for Tls {
+    /// What stands when the file says nothing.
+    fn default() -> Self {
+        Tls {
+            tls12: true,
+            tls13: true,
+            groups: vec![Group::X25519MlKem768, Group::X25519, Group::P256],
+            suites: CipherSuite::ALL.to_vec(),
+            require_alpn: false,
+            tickets: TicketPolicy::default(),
+            crl: Vec::new(),
+        }
+    }
+}
+
+/// The cipher suites that there are; each has forward secrecy and authenticates what it encrypts, none is weaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CipherSuite {
+    Aes256GcmSha384,
+    Aes128GcmSha256,
+    Chacha20Poly1305Sha256,
+    EcdheEcdsaAes256GcmSha384,
+    EcdheEcdsaAes128GcmSha256,
+    EcdheEcdsaChacha20Poly1305Sha256,
+    EcdheRsaAes256GcmSha384,
+    EcdheRsaAes128GcmSha256,
+    EcdheRsaChacha20Poly1305Sha256,
+}
+
+impl CipherSuite {
+    /// In the order of preference that stands when the file says nothing.
+    pub const ALL: [CipherSuite; 9] = [
+        CipherSuite::Aes256GcmSha384,
+        CipherSuite::Aes128GcmSha256,
+        CipherSuite::Chacha20Poly1305Sha256,
+        CipherSuite::EcdheEcdsaAes256GcmSha384,
+        CipherSuite::EcdheEcdsaAes128GcmSha256,
+        CipherSuite::EcdheEcdsaChacha20Poly1305Sha256,
+        CipherSuite::EcdheRsaAes256GcmSha384,
+        CipherSuite::EcdheRsaAes128GcmSha256,
+        CipherSuite::EcdheRsaChacha20Poly1305Sha256,
+    ];
+
+    /// The name in the registry of IANA, as it is written in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CipherSuite::Aes256GcmSha384 => "TLS_AES_256_GCM_SHA384",
+            CipherSuite::Aes128GcmSha256 => "TLS_AES_128_GCM_SHA256",
+            CipherSuite::Chacha20Poly1305Sha256 => "TLS_CHACHA20_POLY1305_SHA256",
+            CipherSuite::EcdheEcdsaAes256GcmSha384 => "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+            CipherSuite::EcdheEcdsaAes128GcmSha256 => "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+            CipherSuite::EcdheEcdsaChacha20Poly1305Sha256 => {
+                "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"
+            }
+            CipherSuite::EcdheRsaAes256GcmSha384 => "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+            CipherSuite::EcdheRsaAes128GcmSha256 => "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+            CipherSuite::EcdheRsaChacha20Poly1305Sha256 => {
+                "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"
+            }
+        }
+    }
+
+    /// Whether it belongs to TLS 1.3; each belongs to one version.
+    pub const fn is_tls13(self) -> bool {
+        matches!(
+            self,
+            CipherSuite::Aes256GcmSha384
+                | CipherSuite::Aes128GcmSha256
+                | CipherSuite::Chacha20Poly1305Sha256
+        )
+    }
+}
+
+/// How sessions are resumed (contract `[tls] tickets`).
+#[derive(Clone, PartialEq, Eq)]
+pub enum TicketPolicy {
+    /// No ticket is given or taken.
+    Off,
+    On {
+        /// A ticket is good for so long; whole seconds.
+        lifetime: Duration,
+        /// A key seals for so long; whole seconds.
+        rotate: Duration,
+        /// Text of the key file that a fleet shares; `None`: keys are made in memory.
+        keys: Option<Arc<zeroize::Zeroizing<Vec<u8>>>>,
+    },
+}
+
+impl Default for TicketPolicy {
+    fn default() -> Self {
+        let hour = 60 * 60;
+        TicketPolicy::On {
+            lifetime: Duration::from_secs(12 * hour),
+            rotate: Duration::from_secs(hour),
+            keys: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for TicketPolicy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            TicketPolicy::Off => f.write_str("Off"),
+            TicketPolicy::On { lifetime, rotate, keys } => f
+                .debug_struct("On")
+                .field("lifetime", lifetime)
+                .field("rotate", rotate)
+                .field("shared", &keys.is_some())
+                .finish(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

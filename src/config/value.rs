@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::SeqAccessDeserializer;
-use serde::de::{Error, IntoDeserializer, SeqAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::file::Backend;
+use super::file::{Backend, Tickets};
 use super::read::{Many, Named, Written, nearest};
 use super::snapshot::{Prefix, Rate};
 
@@ -726,6 +726,10 @@ impl Expected for Many<u32> {
     const EXPECTED: &'static str = "a list of cores";
 }
 
+impl Expected for Tickets {
+    const EXPECTED: &'static str = "a table such as { lifetime = \"12h\", rotate = \"1h\" }";
+}
+
 impl Expected for Vec<Written<Backend>> {
     const EXPECTED: &'static str = "a list of backends";
 }
@@ -787,6 +791,10 @@ impl<'de, W: Word, T: Deserialize<'de> + Expected> Visitor<'de> for OrVisitor<W,
 
     fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<Or<W, T>, A::Error> {
         T::deserialize(SeqAccessDeserializer::new(elements)).map(Or::Is)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Or<W, T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(entries)).map(Or::Is)
     }
 }
 

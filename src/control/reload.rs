@@ -3,7 +3,7 @@
 //! and every reason is told.
 
 use super::secret::Secret;
-use super::settings::Keys;
+use super::settings::{Keys, SideFault};
 use super::start::Made;
 use crate::config::Settled;
 use crate::config::snapshot::{ControlSettings, Snapshot};
@@ -43,10 +43,12 @@ pub async fn settings(
     let secret = secret.map_err(|fault| vec![line(fault.to_string())])?;
     made.put_into(&mut snapshot, control);
     snapshot.generation = old.generation + 1;
-    let fresh = keys.with_secret(&snapshot.node, &secret);
-    let settings = fresh.settings(snapshot, workers as u8).map_err(|faults| {
-        faults.iter().map(|fault| line(fault.start_up().to_string())).collect::<Vec<_>>()
-    })?;
+    let told = |fault: &SideFault| line(fault.start_up().to_string());
+    let fresh = keys.renewed(&snapshot.node, &secret, &snapshot.tls.tickets);
+    let fresh = fresh.map_err(|fault| vec![told(&fault)])?;
+    let settings = fresh
+        .settings(snapshot, workers as u8)
+        .map_err(|faults| faults.iter().map(told).collect::<Vec<_>>())?;
     *keys = fresh;
     Ok(settings)
 }

@@ -1,25 +1,20 @@
 //! From settled configuration to what a worker's proxy is told: TLS sides built, keys put in.
 //! Owns the keys of the process. Never reads a file, never half-builds: all faults of all listeners and backends at once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 
 use super::fault;
 use super::secret::{self, Secret};
-use crate::config::snapshot::{Snapshot, Transport};
+use crate::config::snapshot::{Snapshot, TicketPolicy, Transport};
 use crate::proxy::admission::PrefixTable;
 use crate::proxy::settings::Settings;
 use crate::proxy::token::{BranchKey, TokenKeys};
 use crate::sys::StartUpFault;
-use crate::tls::identity::{ClientSide, IdentityFault, ServerSide};
+use crate::tls::identity::{ClientSide, IdentityFault, IdentityFaultKind, ServerSide};
 use crate::tls::ticket::Tickets;
-
-/// How long a session may be resumed, and how often its key changes (contract `[tls] tickets`).
-const TICKET_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
-const TICKET_ROTATION: Duration = Duration::from_secs(60 * 60);
 
 /// What all workers and all reloads of one process share.
 #[derive(Clone)]
@@ -27,6 +22,8 @@ pub struct Keys {
     branch: BranchKey,
     tokens: TokenKeys,
     tickets: Tickets,
+    /// What `tickets` were made by.
+    policy: TicketPolicy,
     prefixes: Arc<PrefixTable>,
     clock: Arc<dyn TimeProvider>,
 }
@@ -38,25 +35,51 @@ pub struct SideFault {
     pub fault: IdentityFault,
 }
 
+fn tickets(clock: &Arc<dyn TimeProvider>, policy: &TicketPolicy) -> Result<Tickets, SideFault> {
+    Tickets::of_policy(Arc::clone(clock), policy).map_err(|fault| SideFault {
+        place: "tls.tickets.key_file".to_owned(),
+        fault: IdentityFault {
+            kind: IdentityFaultKind::Unsupported { reason: fault.to_string() },
+            path: PathBuf::new(),
+        },
+    })
+}
+
 impl Keys {
-    pub fn new(node: &str, secret: &Secret) -> Keys {
+    /// # Errors
+    /// The file of ticket keys has a fault; `check` would have told it.
+    pub fn new(node: &str, secret: &Secret, policy: &TicketPolicy) -> Result<Keys, SideFault> {
         // The branch key is of this process alone: a response to an earlier life must not be taken for one of ours.
         let mut branch = [0; 16];
         secret::random(&mut branch);
         let clock: Arc<dyn TimeProvider> = Arc::new(DefaultTimeProvider);
-        Keys {
+        Ok(Keys {
             branch: BranchKey::new(branch),
             tokens: TokenKeys::new(node, &secret.current, secret.previous.as_deref()),
-            tickets: Tickets::random(Arc::clone(&clock), TICKET_LIFETIME, TICKET_ROTATION),
+            tickets: tickets(&clock, policy)?,
+            policy: policy.clone(),
             prefixes: Arc::new(PrefixTable::new()),
             clock,
-        }
+        })
     }
 
-    /// The same keys, but those of the tokens.
-    pub fn with_secret(&self, node: &str, secret: &Secret) -> Keys {
+    /// The same keys, but those of the tokens; and those of the tickets where `policy` is another than before.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn renewed(
+        &self,
+        node: &str,
+        secret: &Secret,
+        policy: &TicketPolicy,
+    ) -> Result<Keys, SideFault> {
         let tokens = TokenKeys::new(node, &secret.current, secret.previous.as_deref());
-        Keys { tokens, ..self.clone() }
+        let mut keys = Keys { tokens, ..self.clone() };
+        if keys.policy != *policy {
+            keys.tickets = tickets(&keys.clock, policy)?;
+            keys.policy = policy.clone();
+        }
+        Ok(keys)
     }
 
     /// Wipes the ticket keys that have run out.

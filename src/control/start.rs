@@ -82,7 +82,9 @@ pub async fn start(
     let made = files::make_directory(directory).await;
     made.map_err(|error| fault::file("make the state directory", directory, &error))?;
     let lock = lock(directory)?;
-    let keys = Keys::new(&snapshot.node, &Secret::load(&control.secret_file).await?);
+    let secret = Secret::load(&control.secret_file).await?;
+    let keys = Keys::new(&snapshot.node, &secret, &snapshot.tls.tickets);
+    let keys = keys.map_err(|fault| fault.start_up())?;
 
     let workers = control.cores.len() as u16;
     let listeners = listen(&snapshot, workers)?;

@@ -83,13 +83,7 @@ fn snapshot() -> Snapshot {
             backends: vec![backend("b1", "10.0.0.1:5080"), backend("b2", "10.0.0.2:5080")],
         }],
         routes: vec![Route { from_zone: 0, methods: Vec::new(), hosts: Vec::new(), pool: 0 }],
-        tls: Tls {
-            tls12: true,
-            tls13: true,
-            groups: vec![Group::X25519],
-            require_alpn: false,
-            crl: Vec::new(),
-        },
+        tls: Tls { tls12: true, tls13: true, groups: vec![Group::X25519], ..Tls::default() },
         limits: Limits::default(),
         drain: crate::config::snapshot::Drain {
             deadline: Duration::from_secs(60),

@@ -459,8 +459,7 @@ impl Setting {
                 tls12: true,
                 tls13: !options.old_tls,
                 groups: vec![options.group],
-                require_alpn: false,
-                crl: vec![],
+                ..Tls::default()
             },
             limits: self.limits(),
             drain: Drain { deadline: Duration::from_secs(10), pace: Duration::from_secs(4) },

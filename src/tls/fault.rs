@@ -147,6 +147,11 @@ impl From<&Error> for Fault {
             Error::InvalidCertificate(certificate) => certificate_kind(certificate),
             Error::InvalidCertRevocationList(_) => FaultKind::CertificateRevocationUnknown,
             Error::NoApplicationProtocol => FaultKind::NoApplicationProtocol,
+            // rustls says it in words only: no certificate of ours has a key that the client's suites and signature
+            // schemes can use. A test notices when the words change.
+            Error::General(why) if why == "no server certificate chain resolved" => {
+                FaultKind::NoSharedSignature
+            }
             _ => FaultKind::Internal,
         })
     }

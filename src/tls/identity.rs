@@ -11,15 +11,16 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ServerConfig, SignatureAlgorithm, SupportedProtocolVersion};
+use rustls::{ClientConfig, ServerConfig, SignatureAlgorithm};
+use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::client_auth::{ClientPolicy, ServerPolicy, Trust, TrustFault, wildcard_covers};
 use super::clock::{TimeProvider, UnixTime};
 use super::fault::{Fault, FaultKind};
 use super::load_sessions::LoadSessions;
 use super::ticket::{Binding, Tickets};
-use crate::config::snapshot::{ClientCertificate, Group, IdentityFiles, KeyKind, Listener};
-use crate::config::snapshot::{Tls, Zone};
+use crate::config::snapshot::{CipherSuite, ClientCertificate, Group, IdentityFiles, KeyKind};
+use crate::config::snapshot::{Listener, Tls, Zone};
 
 /// The protocol name of SIP (RFC 7301; IANA).
 pub(super) const ALPN_SIP: &[u8] = b"sip/2";
@@ -161,7 +162,7 @@ impl IdentityFault {
             K::NoClientAuthority => "set `client_ca` in the zone, or client_certificate = \"none\"",
             K::NoServerAuthority => "set `server_ca` in the pool's zone",
             K::ServerName { .. } => "set `server_name` to the name in the backend's certificate",
-            K::Unsupported { .. } => "see [tls] versions and groups",
+            K::Unsupported { .. } => "see [tls] versions, groups and cipher_suites",
         }
     }
 }
@@ -192,7 +193,7 @@ pub struct IdentityFacts {
 
 /// Everything that is wrong with an identity at `now` (seconds since 1970), or what is known of it.
 pub fn examine(files: &IdentityFiles, now: u64) -> Result<IdentityFacts, Vec<IdentityFault>> {
-    load(files, now, &provider(&[Group::X25519])).map(|loaded| loaded.facts)
+    load(files, now, &provider(&[Group::X25519], &CipherSuite::ALL)).map(|loaded| loaded.facts)
 }
 
 struct Loaded {
@@ -317,8 +318,8 @@ fn certified(
     Ok((Arc::new(certified), algorithm))
 }
 
-/// The cryptography of rustls with `groups` in their order.
-fn provider(groups: &[Group]) -> CryptoProvider {
+/// The cryptography of rustls with `groups` and `suites` in their order.
+fn provider(groups: &[Group], suites: &[CipherSuite]) -> CryptoProvider {
     let kx_groups = groups
         .iter()
         .map(|group| match group {
@@ -328,7 +329,27 @@ fn provider(groups: &[Group]) -> CryptoProvider {
             Group::P384 => aws_lc_rs::kx_group::SECP384R1,
         })
         .collect();
-    CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() }
+    let cipher_suites = suites.iter().map(|suite| cipher_suite(*suite)).collect();
+    CryptoProvider { kx_groups, cipher_suites, ..aws_lc_rs::default_provider() }
+}
+
+fn cipher_suite(suite: CipherSuite) -> SupportedCipherSuite {
+    use aws_lc_rs::cipher_suite as suites;
+    match suite {
+        CipherSuite::Aes256GcmSha384 => suites::TLS13_AES_256_GCM_SHA384,
+        CipherSuite::Aes128GcmSha256 => suites::TLS13_AES_128_GCM_SHA256,
+        CipherSuite::Chacha20Poly1305Sha256 => suites::TLS13_CHACHA20_POLY1305_SHA256,
+        CipherSuite::EcdheEcdsaAes256GcmSha384 => suites::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::EcdheEcdsaAes128GcmSha256 => suites::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::EcdheEcdsaChacha20Poly1305Sha256 => {
+            suites::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+        }
+        CipherSuite::EcdheRsaAes256GcmSha384 => suites::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::EcdheRsaAes128GcmSha256 => suites::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::EcdheRsaChacha20Poly1305Sha256 => {
+            suites::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+        }
+    }
 }
 
 fn versions(tls: &Tls) -> Vec<&'static SupportedProtocolVersion> {
@@ -430,7 +451,7 @@ impl ServerSide {
         clock: Arc<dyn TimeProvider>,
         tickets: &Tickets,
     ) -> Result<ServerSide, Vec<IdentityFault>> {
-        let provider = Arc::new(provider(&tls.groups));
+        let provider = Arc::new(provider(&tls.groups, &tls.suites));
         let (identities, facts) = identities(&listener.identities, &clock, &provider)?;
         let clients = client_policy(zone, tls, &provider).map_err(|fault| vec![fault])?;
         let builder = ServerConfig::builder_with_details(provider, clock.clone())
@@ -560,7 +581,7 @@ impl ClientSide {
         tls: &Tls,
         clock: Arc<dyn TimeProvider>,
     ) -> Result<ClientSide, Vec<IdentityFault>> {
-        let provider = Arc::new(provider(&tls.groups));
+        let provider = Arc::new(provider(&tls.groups, &tls.suites));
         let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
             vec![IdentityFault::of(IdentityFaultKind::ServerName { name: server_name.into() })]
         })?;
@@ -587,7 +608,7 @@ impl ClientSide {
         tls: &Tls,
         clock: Arc<dyn TimeProvider>,
     ) -> Result<ClientSide, Vec<IdentityFault>> {
-        let provider = Arc::new(provider(&tls.groups));
+        let provider = Arc::new(provider(&tls.groups, &tls.suites));
         let name = ServerName::try_from(server_name.to_owned()).map_err(|_| {
             vec![IdentityFault::of(IdentityFaultKind::ServerName { name: server_name.into() })]
         })?;

@@ -12,6 +12,7 @@ use aws_lc_rs::{digest, hkdf};
 use zeroize::Zeroizing;
 
 use super::clock::TimeProvider;
+use crate::config::snapshot::TicketPolicy;
 
 /// Bytes of a master key in a key file.
 pub const MASTER_BYTES: usize = 32;
@@ -120,6 +121,22 @@ impl Tickets {
         Ok(Tickets::of(clock, lifetime, rotate, masters(file)?))
     }
 
+    /// What `policy` asks for.
+    pub fn of_policy(
+        clock: Arc<dyn TimeProvider>,
+        policy: &TicketPolicy,
+    ) -> Result<Tickets, KeyFileFault> {
+        match policy {
+            TicketPolicy::Off => Ok(Tickets::random(clock, Duration::ZERO, Duration::ZERO)),
+            TicketPolicy::On { lifetime, rotate, keys: None } => {
+                Ok(Tickets::random(clock, *lifetime, *rotate))
+            }
+            TicketPolicy::On { lifetime, rotate, keys: Some(file) } => {
+                Tickets::from_key_file(clock, *lifetime, *rotate, file)
+            }
+        }
+    }
+
     fn of(
         clock: Arc<dyn TimeProvider>,
         lifetime: Duration,
@@ -152,6 +169,11 @@ impl Tickets {
     pub(super) fn bound(&self, binding: Binding) -> BoundTickets {
         BoundTickets { tickets: self.clone(), binding }
     }
+}
+
+/// What is wrong with the text of a key file.
+pub fn examine(file: &[u8]) -> Result<(), KeyFileFault> {
+    masters(file).map(drop)
 }
 
 fn masters(file: &[u8]) -> Result<Vec<Secret>, KeyFileFault> {

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, Issuer, KeyPair};
-use ringfront::config::snapshot::{IdentityFiles, KeyKind};
+use ringfront::config::snapshot::{IdentityFiles, KeyKind, TicketPolicy};
 use ringfront::config::{self, Faults, HostFacts, Settled};
 use tempfile::TempDir;
 use x509_parser::time::ASN1Time;
@@ -340,4 +340,31 @@ fn tokens_and_secrets_are_their_owners_alone() {
         Path::new("state"),
         place.path("state").strip_prefix(place.directory.path()).unwrap()
     );
+}
+
+#[test]
+fn a_file_of_ticket_keys_is_read_and_is_its_owners_alone() {
+    let place = Place::new(-1, 90);
+    let table = "[zone.edge]\ntransports = 'tls'\n[[listener]]\nname = 'edge-tls'\nzone = 'edge'\n\
+        transport = 'tls'\nbind = '127.0.0.1:5061'\n[tls]\ntickets = { key_file = 'tickets.key' }\n";
+    let key = format!("# newest\n{}\n", "5a".repeat(32));
+    place.write("tickets.key", &key, 0o600);
+    let settled = place.load_text(table, &host()).expect("good");
+    let TicketPolicy::On { lifetime, keys, .. } = settled.snapshot.tls.tickets.clone() else {
+        panic!("tickets are on");
+    };
+    assert_eq!(lifetime.as_secs(), 12 * 3600);
+    assert_eq!(keys.expect("keys").as_slice(), key.as_bytes());
+    assert!(!format!("{:?}", settled.snapshot.tls).contains("5a5a"), "keys are not for the log");
+
+    place.mode("tickets.key", 0o640);
+    let (at, why) = one(place.load_text(table, &host()));
+    assert_eq!(at, "tls.tickets.key_file");
+    assert!(why.contains("mode 0640"), "{why}");
+    place.write("tickets.key", "5a5a\n", 0o600);
+    let (_, why) = one(place.load_text(table, &host()));
+    assert!(why.ends_with("line 1 is not 64 hexadecimal digits"), "{why}");
+    let off = table.replace("{ key_file = 'tickets.key' }", "'off'");
+    let settled = place.load_text(&off, &host()).expect("good");
+    assert_eq!(settled.snapshot.tls.tickets, TicketPolicy::Off);
 }

@@ -15,13 +15,7 @@ use ringfront::tls::{ClientSide, ServerSide, Tickets};
 const NOW: u64 = 1_800_000_000;
 
 pub fn tls() -> Tls {
-    Tls {
-        tls12: true,
-        tls13: true,
-        groups: vec![Group::X25519],
-        require_alpn: false,
-        crl: Vec::new(),
-    }
+    Tls { tls12: true, tls13: true, groups: vec![Group::X25519], ..Tls::default() }
 }
 
 /// A server's side for `localhost`, and a client's side that believes in its CA.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use ringfront::config::snapshot::Group;
+use ringfront::config::snapshot::{CipherSuite, Group};
 use ringfront::tls::session::Foreseen;
 use ringfront::tls::summary::{KeyExchange, Version};
 use ringfront::tls::{FaultKind, Session, Summary};
@@ -60,6 +60,31 @@ fn every_version_group_and_key() {
                 exchange(&mut client, &mut server);
             }
         }
+    }
+}
+
+/// What is not on the server's list is not agreed on, whatever the client prefers.
+#[test]
+fn the_cipher_suites_are_those_that_are_configured() {
+    for suite in CipherSuite::ALL {
+        let mut setup = Setup::new();
+        setup.versions(!suite.is_tls13(), suite.is_tls13());
+        setup.tls.suites = vec![suite];
+        if suite.name().contains("_RSA_") {
+            let leaf = Leaf { algorithm: RSA, ..Leaf::dns(SERVER) };
+            setup.listener.identities = vec![setup.authority.issue(leaf).files(&[])];
+        }
+        let (_, server) = connected(&setup.client(), &setup.server());
+        assert_eq!(server.session.summary().unwrap().suite.name(), suite.name());
+        setup.client_tls.suites.retain(|other| *other != suite);
+        let (mut client, mut server) = (End::client(&setup.client()), End::server(&setup.server()));
+        converse(&mut client, &mut server);
+        // Where the client has no other suite for our kind of key, it has no use for its signatures either.
+        let kind = server.fault.map(|fault| fault.kind).unwrap();
+        assert!(
+            matches!(kind, FaultKind::NoSharedCipher | FaultKind::NoSharedSignature),
+            "{kind:?}"
+        );
     }
 }
 

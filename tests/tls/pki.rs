@@ -256,8 +256,7 @@ pub fn tls() -> Tls {
         tls12: true,
         tls13: true,
         groups: vec![Group::X25519MlKem768, Group::X25519, Group::P256],
-        require_alpn: false,
-        crl: Vec::new(),
+        ..Tls::default()
     }
 }
 

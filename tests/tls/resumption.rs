@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringfront::config::snapshot::ClientCertificate as Mode;
+use ringfront::config::snapshot::{ClientCertificate as Mode, TicketPolicy};
 use ringfront::tls::{ClientSide, FaultKind, ServerSide, Tickets};
 
 use crate::pki::{Authority, DAY, HOUR, Leaf, NOW, SERVER, Setup, listener};
@@ -217,4 +217,16 @@ fn listeners_with_the_same_certificate_are_still_apart() {
     let first = setup.server();
     setup.listener = listener("second-tls", setup.listener.identities.clone());
     assert!(!carries(&setup, &first, &setup.server()));
+}
+
+#[test]
+fn tickets_that_are_off_are_neither_given_nor_taken() {
+    both_versions(|setup| {
+        let on = setup.server();
+        let policy = TicketPolicy::Off;
+        setup.tickets = Tickets::of_policy(setup.clock.clone(), &policy).unwrap();
+        let off = setup.server();
+        assert!(!carries(setup, &off, &off));
+        assert!(!carries(setup, &on, &off));
+    });
 }
