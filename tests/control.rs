@@ -75,6 +75,55 @@ fn a_reload_is_taken_over_whole_or_not_at_all() {
 }
 
 #[test]
+fn an_operator_takes_a_backend_out_and_in_again() {
+    alone("an_operator_takes_a_backend_out_and_in_again", || {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = configuration(directory.path(), &[]);
+        let front_end = FrontEnd::start(directory.path(), &["run", "--config", &file]);
+        let socket = directory.path().join("ringfront-state/admin.sock");
+        let backend = || {
+            let (status, _, body) = admin(&socket, "GET /v1/pools");
+            assert_eq!(status, 200, "{body}");
+            let document: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+            document["pools"][0]["backends"][0].clone()
+        };
+        let ask = |call: &str| {
+            let mut tcp = dial("127.0.0.1:5060");
+            exchange(&mut tcp, "TCP", "OPTIONS", "sip:nobody@example.com", call)
+        };
+        assert!(ask("a").starts_with("SIP/2.0 200 "));
+        assert_eq!(
+            (&backend()["order"], &backend()["workers"][0]["reason"]),
+            (&"up".into(), &"connected".into())
+        );
+        let path = "POST /v1/pools/embedded/backends/embedded";
+        assert_eq!(admin(&socket, &format!("{path}/drain")).0, 200);
+        assert!(ask("b").starts_with("SIP/2.0 503 "));
+        assert_eq!(backend()["workers"][0]["state"], "up");
+        assert_eq!(admin(&socket, "GET /readyz").0, 503);
+        assert_eq!(admin(&socket, &format!("{path}/down")).0, 200);
+        eventually("no connection", || match backend()["workers"][0]["reason"].as_str() {
+            Some("operator") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        // An order outlives a reload.
+        assert_eq!(admin(&socket, "POST /v1/reload").0, 200);
+        assert_eq!(backend()["order"], "down");
+        assert!(ask("c").starts_with("SIP/2.0 503 "));
+        assert_eq!(admin(&socket, &format!("{path}/up")).0, 200);
+        eventually("a connection", || match backend()["up"] == true {
+            true => Ok(()),
+            false => Err(front_end.log()),
+        });
+        assert!(ask("d").starts_with("SIP/2.0 200 "));
+        assert_eq!(admin(&socket, "POST /v1/pools/embedded/backends/other/up").0, 404);
+        assert_eq!(admin(&socket, &path.replace("POST", "GET")).0, 404);
+        let log = front_end.log();
+        assert!(log.contains("reason=\"operator\""), "{log}");
+    });
+}
+
+#[test]
 fn a_drain_refuses_new_work_and_a_signal_ends_it_at_once() {
     alone("a_drain_refuses_new_work_and_a_signal_ends_it_at_once", || {
         let directory = tempfile::tempdir().expect("a directory");

@@ -306,6 +306,8 @@ pub struct Pool {
     pub response_timeout: Written<Period>,
     /// Backends share dialog state, so in-dialog requests may move when one is gone.
     pub shared_dialogs: Written<bool>,
+    /// How long a backend that comes back takes to have its whole share again.
+    pub slow_start: Written<Or<Off, Period>>,
     /// Accept wildcard names in their certificates.
     pub allow_wildcard: Written<bool>,
     /// The backends, or "embedded": the registrar and user agent server inside this process, on its own worker.

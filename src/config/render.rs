@@ -236,6 +236,10 @@ impl Page {
         self.text("connect_timeout", duration(pool.connect_timeout));
         self.text("response_timeout", duration(pool.response_timeout));
         self.bare("shared_dialogs", pool.shared_dialogs);
+        match pool.slow_start.is_zero() {
+            true => self.text("slow_start", "off"),
+            false => self.text("slow_start", duration(pool.slow_start)),
+        }
         self.bare("allow_wildcard", pool.allow_wildcard);
         let embedded = |backend: &Backend| Some(backend.address) == control.embedded_backend;
         if pool.backends.iter().any(embedded) {

@@ -477,6 +477,10 @@ impl Check<'_> {
             connect_timeout: period(&table.connect_timeout, Duration::from_secs(1)),
             response_timeout: period(&table.response_timeout, Duration::from_secs(5)),
             shared_dialogs: or(&table.shared_dialogs, false),
+            slow_start: match table.slow_start.value() {
+                Some(Or::Is(period)) => period.0,
+                Some(Or::Word(_)) | None => Duration::ZERO,
+            },
             allow_wildcard: or(&table.allow_wildcard, false),
             backends,
         }

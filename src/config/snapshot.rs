@@ -231,6 +231,8 @@ pub struct Pool {
     pub connect_timeout: Duration,
     pub response_timeout: Duration,
     pub shared_dialogs: bool,
+    /// How long a backend that comes back takes to have its whole share again; zero: at once.
+    pub slow_start: Duration,
     pub allow_wildcard: bool,
     pub backends: Vec<Backend>,
 }

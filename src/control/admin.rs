@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::door::{self, Guarded, Rules};
 use super::problem::Problem;
+use crate::proxy::settings::Order;
 use crate::telemetry::latency::Stage;
 
 /// Questions that wait for the supervisor: as many as connections, so that a full queue means it hangs.
@@ -26,7 +27,7 @@ pub const QUESTIONS_WAITING_MAX: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// Whether the supervisor still turns.
     Health,
@@ -37,6 +38,13 @@ pub enum Question {
     Latency,
     Distribution(Stage),
     Configuration,
+    Pools,
+    /// What the operator wants of a backend.
+    Order {
+        pool: Box<str>,
+        backend: Box<str>,
+        order: Order,
+    },
     Drain,
     Reload,
 }
@@ -73,14 +81,24 @@ struct Entry {
 
 enum Asks {
     Supervisor(Question),
+    Order(Order),
     Stage,
     Dashboard,
     Document,
 }
 
 /// Every path there is, as the router and the OpenAPI document have it.
-const ENTRIES: [Entry; 12] = {
+const ENTRIES: [Entry; 16] = {
     use Asks::{Dashboard, Document, Stage, Supervisor};
+    const fn order(path: &'static str, summary: &'static str, order: Order) -> Entry {
+        Entry {
+            method: "post",
+            path,
+            summary,
+            media: "application/json",
+            question: Asks::Order(order),
+        }
+    }
     const fn entry(
         method: &'static str,
         path: &'static str,
@@ -104,6 +122,24 @@ const ENTRIES: [Entry; 12] = {
         ),
         entry("get", "/v1/status", "State of the process", JSON, Supervisor(Question::Status)),
         entry("get", "/v1/workers", "State of each worker", JSON, Supervisor(Question::Workers)),
+        entry(
+            "get",
+            "/v1/pools",
+            "Pools and backends: what each worker sees of them, and why",
+            JSON,
+            Supervisor(Question::Pools),
+        ),
+        order(
+            "/v1/pools/{pool}/backends/{name}/drain",
+            "Nothing new for this backend; dialogs that it holds go on",
+            Order::Drain,
+        ),
+        order(
+            "/v1/pools/{pool}/backends/{name}/down",
+            "No connection and no request for this backend",
+            Order::Down,
+        ),
+        order("/v1/pools/{pool}/backends/{name}/up", "The backend is used again", Order::Up),
         entry(
             "get",
             "/v1/latency",
@@ -144,7 +180,7 @@ const ENTRIES: [Entry; 12] = {
 };
 
 /// What the metrics listener does not show.
-const ADMIN_ONLY: [&str; 3] = ["/v1/config", "/v1/drain", "/v1/reload"];
+const ADMIN_ONLY: [&str; 1] = ["/v1/config"];
 
 /// Serves the whole interface until the process ends.
 pub async fn serve(listener: Guarded, rules: Rules, questions: Questions) {
@@ -153,19 +189,24 @@ pub async fn serve(listener: Guarded, rules: Rules, questions: Questions) {
 
 /// Serves what may be seen by everybody who reaches the address.
 pub async fn serve_metrics(listener: Guarded, rules: Rules, questions: Questions) {
-    let shown = |path: &str| !ADMIN_ONLY.contains(&path);
+    let shown = |entry: &Entry| entry.method == "get" && !ADMIN_ONLY.contains(&entry.path);
     let _ = axum::serve(listener, router(&rules, &questions, shown)).await;
 }
 
-fn router(rules: &Rules, questions: &Questions, shown: impl Fn(&str) -> bool) -> Router {
+fn router(rules: &Rules, questions: &Questions, shown: impl Fn(&Entry) -> bool) -> Router {
     let mut router = Router::new();
-    for entry in ENTRIES.iter().filter(|entry| shown(entry.path)) {
+    for entry in ENTRIES.iter().filter(|entry| shown(entry)) {
         let questions = questions.clone();
-        let route = match entry.question {
+        let route = match &entry.question {
             Asks::Dashboard => get(async || dashboard()),
             Asks::Document => get(async || json_response(StatusCode::OK, &document())),
             Asks::Stage => get(move |Path(name): Path<String>| distribution(questions, name)),
+            &Asks::Order(order) => post(move |Path((pool, backend)): Path<(String, String)>| {
+                let (pool, backend) = (pool.into(), backend.into());
+                ask(questions, Question::Order { pool, backend, order })
+            }),
             Asks::Supervisor(question) => {
+                let question = question.clone();
                 let handler = move || ask(questions, question);
                 if entry.method == "post" { post(handler) } else { get(handler) }
             }
@@ -269,6 +310,9 @@ fn document() -> Value {
                 "name": "stage", "in": "path", "required": true,
                 "schema": {"type": "string", "enum": names},
             }]);
+        } else if entry.path.contains("{pool}") {
+            let name = |name: &str| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}});
+            operation["parameters"] = json!([name("pool"), name("name")]);
         }
         paths.insert(entry.path.to_owned(), json!({entry.method: operation}));
     }
@@ -344,7 +388,11 @@ mod tests {
                 let request = format!(
                     "{} {}",
                     entry.method.to_uppercase(),
-                    entry.path.replace("{stage}", "proxy_request.hgrm")
+                    entry
+                        .path
+                        .replace("{stage}", "proxy_request.hgrm")
+                        .replace("{pool}", "registrars")
+                        .replace("{name}", "r1")
                 );
                 let stream = UnixStream::connect(&path).await.unwrap();
                 let (status, response) = exchange(stream, &request, "Host: ringfront\r\n").await;
@@ -369,6 +417,8 @@ mod tests {
                 ("GET /v1/latency/nothing.hgrm", 404),
                 ("POST /metrics", 405),
                 ("POST /v1/drain", 404),
+                ("GET /v1/pools", 200),
+                ("POST /v1/pools/registrars/backends/r1/down", 404),
                 ("GET /v1/drain", 404),
                 ("GET /v1/config", 404),
                 ("GET /../etc/passwd", 404),

@@ -10,10 +10,12 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::host::{Guard, HostReport};
+use super::pools;
 use super::totals::Totals;
 use crate::config::snapshot::{Snapshot, Transport};
 use crate::proxy;
-use crate::telemetry::counter::{Closed, Outcome, Refused, TransportRefused};
+use crate::proxy::settings::Order;
+use crate::telemetry::counter::{Closed, HealthEvent, Outcome, Refused, TransportRefused};
 use crate::telemetry::latency::{Latency, Stage};
 
 /// Upper bounds of the buckets of a stage, in nanoseconds: three to a decade, from 1 us to 10 s.
@@ -43,7 +45,12 @@ const BUCKETS: [u64; 22] = [
 ];
 
 /// The whole exposition.
-pub fn metrics(totals: &Totals, snapshot: &Snapshot, host_report: &HostReport) -> String {
+pub fn metrics(
+    totals: &Totals,
+    snapshot: &Snapshot,
+    orders: &[Order],
+    host_report: &HostReport,
+) -> String {
     let mut families = vec![
         Family::info("ringfront_build", "The program", [("version", env!("CARGO_PKG_VERSION"))]),
         Family::gauge("ringfront_config_generation", "Reloads that took effect")
@@ -51,7 +58,7 @@ pub fn metrics(totals: &Totals, snapshot: &Snapshot, host_report: &HostReport) -
     ];
     connections(&mut families, totals, snapshot);
     messages(&mut families, totals, snapshot);
-    backends(&mut families, totals, snapshot);
+    backends(&mut families, totals, snapshot, orders);
     workers(&mut families, totals);
     host(&mut families, host_report);
     families.push(stages(&totals.latency));
@@ -185,19 +192,30 @@ fn messages(families: &mut Vec<Family>, totals: &Totals, snapshot: &Snapshot) {
     families.extend([received, forwarded, pings, sent, refused, transport, joined, crossings]);
 }
 
-fn backends(families: &mut Vec<Family>, totals: &Totals, snapshot: &Snapshot) {
-    let mut up = Family::gauge("ringfront_backend_up", "1 when a worker is connected to it");
+fn backends(families: &mut Vec<Family>, totals: &Totals, snapshot: &Snapshot, orders: &[Order]) {
+    let mut up = Family::gauge("ringfront_backend_up", "1 when it takes requests of a worker");
+    let mut order =
+        Family::gauge("ringfront_backend_order", "1 for what the operator wants of the backend");
+    let mut health = Family::counter(
+        "ringfront_backend_health",
+        "What happened to a backend's health, as each worker saw it",
+    );
     let mut requests = Family::counter(
         "ringfront_backend_requests",
         "Requests of a backend, by what became of them",
     );
-    let places = snapshot
-        .pools
-        .iter()
-        .flat_map(|pool| pool.backends.iter().map(move |backend| (pool, backend)));
-    for (index, (pool, backend)) in places.enumerate() {
-        let [of_pool, of_backend] =
-            [("pool", pool.name.to_string()), ("backend", backend.name.to_string())];
+    for (index, (pool, backend)) in pools::names(snapshot).enumerate() {
+        let [of_pool, of_backend] = [("pool", pool.to_owned()), ("backend", backend.to_owned())];
+        for of in [Order::Up, Order::Drain, Order::Down] {
+            let labels = [of_pool.clone(), of_backend.clone(), ("order", of.name().to_owned())];
+            order = order.with(labels, u64::from(orders[index] == of));
+        }
+        for (&event, count) in
+            HealthEvent::ALL.iter().zip(totals.counters.health.get(index).into_iter().flatten())
+        {
+            let labels = [of_pool.clone(), of_backend.clone(), ("event", event.name().to_owned())];
+            health = health.with(labels, *count);
+        }
         up = up.with([of_pool.clone(), of_backend.clone()], u64::from(totals.backend_up(index)));
         let Some(counts) = totals.counters.backends.get(index) else { continue };
         for &outcome in Outcome::ALL {
@@ -206,7 +224,7 @@ fn backends(families: &mut Vec<Family>, totals: &Totals, snapshot: &Snapshot) {
             requests = requests.with(labels, counts[outcome as usize]);
         }
     }
-    families.extend([up, requests]);
+    families.extend([up, order, health, requests]);
 }
 
 /// Counters of a worker: metric, help, and the word of `WorkerTotals::words`.
@@ -443,7 +461,7 @@ mod tests {
     #[test]
     fn the_names_and_labels_are_those_of_the_contract() {
         let snapshot = snapshot();
-        let text = metrics(&totals(&snapshot), &snapshot, &host_report());
+        let text = metrics(&totals(&snapshot), &snapshot, &[Order::Drain], &host_report());
         for line in [
             "ringfront_connections{zone=\"edge\",transport=\"tls\",worker=\"1\"} 2",
             "ringfront_connections_total{zone=\"edge\",transport=\"tls\"} 4",
@@ -455,6 +473,9 @@ mod tests {
             "ringfront_refused_total{reason=\"loop\"} 0",
             "ringfront_transport_refused_total{where=\"request_uri\"} 0",
             "ringfront_backend_up{pool=\"embedded\",backend=\"embedded\"} 0",
+            "ringfront_backend_order{pool=\"embedded\",backend=\"embedded\",order=\"drain\"} 1",
+            "ringfront_backend_order{pool=\"embedded\",backend=\"embedded\",order=\"up\"} 0",
+            "ringfront_backend_health_total{pool=\"embedded\",backend=\"embedded\",event=\"went_down\"} 0",
             "ringfront_backend_requests_total{pool=\"embedded\",backend=\"embedded\",outcome=\"sent\"} 0",
             "ringfront_stage_latency_seconds_bucket{le=\"0.0000025\",stage=\"proxy_request\"} 0",
             "ringfront_stage_latency_seconds_bucket{le=\"0.000005\",stage=\"proxy_request\"} 5",

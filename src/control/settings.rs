@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 
 use super::fault;
+use super::pools::Orders;
 use super::secret::{self, Secret};
 use crate::config::snapshot::{Snapshot, TicketPolicy, Transport};
 use crate::proxy::admission::PrefixTable;
@@ -26,6 +27,8 @@ pub struct Keys {
     policy: TicketPolicy,
     prefixes: Arc<PrefixTable>,
     clock: Arc<dyn TimeProvider>,
+    /// What the operator wants of backends.
+    pub orders: Orders,
 }
 
 /// A side of TLS that cannot be built: whose it is, and why.
@@ -60,6 +63,7 @@ impl Keys {
             policy: policy.clone(),
             prefixes: Arc::new(PrefixTable::new()),
             clock,
+            orders: Orders::default(),
         })
     }
 
@@ -102,7 +106,7 @@ impl Keys {
         if !faults.is_empty() {
             return Err(faults);
         }
-        Ok(Settings::new(
+        let settings = Settings::new(
             snapshot,
             server_sides,
             client_sides,
@@ -110,7 +114,8 @@ impl Keys {
             self.tokens.clone(),
             workers,
             Arc::clone(&self.prefixes),
-        ))
+        );
+        Ok(self.orders.clone().apply(settings))
     }
 
     fn server_sides(

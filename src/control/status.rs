@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::totals::Totals;
 use crate::config::snapshot::Snapshot;
+use crate::proxy::settings::Order;
 use crate::telemetry::counter::Refused;
 use crate::telemetry::percentiles;
 
@@ -31,6 +32,8 @@ impl Phase {
 pub struct View<'a> {
     pub totals: &'a Totals,
     pub snapshot: &'a Snapshot,
+    /// For each backend: what the operator wants of it.
+    pub orders: &'a [Order],
     pub phase: Phase,
     pub uptime_seconds: u64,
 }
@@ -43,7 +46,9 @@ impl View<'_> {
             reasons.push("draining");
         }
         let backends = self.backend_places().count();
-        if backends > 0 && !(0..backends).any(|backend| self.totals.backend_up(backend)) {
+        let usable =
+            |backend: usize| self.totals.backend_up(backend) && self.orders[backend] == Order::Up;
+        if backends > 0 && !(0..backends).any(usable) {
             reasons.push("no usable backend");
         }
         reasons

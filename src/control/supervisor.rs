@@ -24,6 +24,7 @@ use super::files::{self, Appender};
 use super::fleet::{EVENTS_WAITING_MAX, Events, Who};
 use super::host::HostWatch;
 use super::log::{Escaped, Log};
+use super::pools;
 use super::problem::Problem;
 use super::reload::{self, Reload};
 use super::start::{self, Running};
@@ -32,6 +33,7 @@ use super::totals::{Totals, WorkerState};
 use crate::base::limits;
 use crate::config::snapshot::ControlSettings;
 use crate::host::sizing::Inputs;
+use crate::proxy::settings::{Order, Settings};
 use crate::proxy::{Proxy, Report};
 use crate::sys::{StartUpFault, clock};
 use crate::telemetry::percentiles::{self, IntervalLog};
@@ -443,6 +445,7 @@ impl Supervisor {
     }
 
     fn reported(&mut self, worker: usize, report: WorkerReport<Report>) {
+        pools::log_changes(&self.running.settings.snapshot, worker, &report.machine.gauges);
         let spare = self.totals.take(worker, report);
         let loan = &mut self.gathering.loans[worker];
         loan.spare = Some(spare);
@@ -478,7 +481,11 @@ impl Supervisor {
     /// Whether some worker has not reached any backend, though there are some.
     fn lacks_backend(&self) -> bool {
         let any = !self.running.settings.backends().is_empty();
-        any && self.totals.workers.iter().any(|worker| !worker.gauges.backends_up.contains(&true))
+        any && self
+            .totals
+            .workers
+            .iter()
+            .any(|worker| !worker.gauges.backends.iter().any(|gauge| gauge.up))
     }
 
     /// Says that the process is ready: to the service manager and to whoever started it.
@@ -529,6 +536,10 @@ impl Supervisor {
                 };
                 let _ = asked.answer.send(answer);
             }
+            Question::Order { ref pool, ref backend, order } => {
+                let answer = self.order(pool, backend, order);
+                let _ = asked.answer.send(answer);
+            }
             Question::Health | Question::Configuration => {
                 let _ = asked.answer.send(self.answer(asked.question));
             }
@@ -548,6 +559,7 @@ impl Supervisor {
         let view = View {
             totals: &self.totals,
             snapshot,
+            orders: &self.running.settings.orders,
             phase: self.phase,
             uptime_seconds: self.started.elapsed().as_secs(),
         };
@@ -561,10 +573,18 @@ impl Supervisor {
             }
             Question::Metrics => Answer::Text(
                 OPEN_METRICS,
-                export::metrics(&self.totals, snapshot, &self.host.latest()),
+                export::metrics(
+                    &self.totals,
+                    snapshot,
+                    &self.running.settings.orders,
+                    &self.host.latest(),
+                ),
             ),
             Question::Status => Answer::Json(ok, view.status()),
             Question::Workers => Answer::Json(ok, view.workers()),
+            Question::Pools => {
+                Answer::Json(ok, pools::document(&self.running.settings, &self.totals))
+            }
             Question::Latency => Answer::Json(ok, view.latency()),
             Question::Distribution(stage) => {
                 let text = percentiles::distribution(self.totals.latency.histogram(stage));
@@ -573,11 +593,29 @@ impl Supervisor {
             Question::Configuration => {
                 Answer::Json(ok, crate::config::render::json(snapshot, &self.control))
             }
-            Question::Drain | Question::Reload => {
+            Question::Drain | Question::Reload | Question::Order { .. } => {
                 let detail = "this is done, not asked";
                 Answer::Problem(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
             }
         }
+    }
+
+    /// What the operator wants of a backend: all workers are told at once.
+    fn order(&mut self, pool: &str, backend: &str, order: Order) -> Answer {
+        let running = &mut self.running;
+        if pools::find(&running.settings.snapshot, pool, backend).is_none() {
+            return Answer::Problem(Problem::new(
+                StatusCode::NOT_FOUND,
+                "no such pool or backend; see /v1/pools",
+            ));
+        }
+        tracing::info!(pool, backend, order = order.name(), "the operator gives an order");
+        running.keys.orders.set(pool, backend, order);
+        let settings = Arc::new(running.keys.orders.apply(Settings::clone(&running.settings)));
+        running.settings = Arc::clone(&settings);
+        self.tell_all(|| Command::Configure(Arc::clone(&settings)));
+        let given = json!({"pool": pool, "backend": backend, "order": order.name()});
+        Answer::Json(StatusCode::OK, given)
     }
 
     // ---- reload

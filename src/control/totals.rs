@@ -199,20 +199,26 @@ impl Totals {
         if old == new {
             return;
         }
-        let mut fresh = Counters::new(self.counters.zones.len(), new.len()).backends;
-        for (counts, name) in fresh.iter_mut().zip(&new) {
-            let before = old.iter().position(|of| of == name);
-            if let Some(found) = before.and_then(|before| self.counters.backends.get(before)) {
-                *counts = *found;
+        let mut fresh = Counters::new(self.counters.zones.len(), new.len());
+        for (number, name) in new.iter().enumerate() {
+            let Some(before) = old.iter().position(|of| of == name) else { continue };
+            if let Some(found) = self.counters.backends.get(before) {
+                fresh.backends[number] = *found;
+            }
+            if let Some(found) = self.counters.health.get(before) {
+                fresh.health[number] = *found;
             }
         }
-        self.counters.backends = fresh;
-        self.workers.iter_mut().for_each(|worker| worker.gauges.backends_up.clear());
+        self.counters.backends = fresh.backends;
+        self.counters.health = fresh.health;
+        self.workers.iter_mut().for_each(|worker| worker.gauges.backends.clear());
     }
 
     /// Whether a worker has a connection to this backend.
     pub fn backend_up(&self, backend: usize) -> bool {
-        let up = |worker: &WorkerTotals| worker.gauges.backends_up.get(backend) == Some(&true);
+        let up = |worker: &WorkerTotals| {
+            worker.gauges.backends.get(backend).is_some_and(|gauge| gauge.up)
+        };
         self.workers.iter().any(up)
     }
 
@@ -229,11 +235,23 @@ mod tests {
     use crate::telemetry::latency::Stage;
     use crate::worker::turn::TurnCounts;
 
+    fn backend(up: bool) -> crate::proxy::BackendGauge {
+        let since = std::time::Duration::from_secs(3);
+        crate::proxy::BackendGauge {
+            up,
+            reason: "connected",
+            since,
+            lanes_up: 1,
+            lanes: 1,
+            ramp: 100,
+        }
+    }
+
     fn report(system_calls: u64) -> WorkerReport<Report> {
         let mut machine = Report::new(1, 2);
         machine.counters.refuse(Refused::Loop);
         machine.latency.record(Stage::Backend, 1_000);
-        machine.gauges.backends_up = vec![false, true];
+        machine.gauges.backends = [false, true].map(backend).to_vec();
         WorkerReport {
             machine,
             turn: TurnCounts { turns: 7, ..TurnCounts::default() },

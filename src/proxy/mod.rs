@@ -29,7 +29,7 @@ use crate::base::limits;
 use crate::base::machine::{Arrival, CloseCause, ConnId, Input, Machine, Output};
 use crate::base::random::Random;
 use crate::base::slab::Slab;
-use crate::base::time::{DeadlineQueue, Instant};
+use crate::base::time::{DeadlineQueue, Duration, Instant};
 use crate::config::snapshot::Transport;
 use crate::sip::Method;
 use crate::telemetry::counter::{Closed, Counters};
@@ -42,6 +42,7 @@ use pending::Pending;
 use settings::Settings;
 use stream::HandshakeBudget;
 use token::{FlowId, PeerId};
+pub use upstream::Change;
 use upstream::{LinkState, Upstream};
 
 /// Names of the methods that are counted apart, in the order of the counters.
@@ -79,12 +80,29 @@ pub struct Report {
 pub struct Gauges {
     /// For each zone: accepted connections over TCP and over TLS.
     pub connections: Vec<[u64; 2]>,
-    /// For each backend, in order of the pools: whether a link of this worker is up.
-    pub backends_up: Vec<bool>,
+    /// For each backend, in order of the pools.
+    pub backends: Vec<BackendGauge>,
+    /// Backends that have come up or gone down since the last report, as far as they are kept.
+    pub changes: Vec<Change>,
     pub handshakes_open: u64,
     /// Capacity of the chunks that are not at home, in bytes.
     pub chunk_bytes_out: u64,
     pub draining: bool,
+}
+
+/// How a backend stands with one worker.
+#[derive(Clone, Debug)]
+pub struct BackendGauge {
+    /// Whether it takes requests.
+    pub up: bool,
+    /// Why it does or does not, and for how long.
+    pub reason: &'static str,
+    pub since: Duration,
+    /// Established lanes, and all of them.
+    pub lanes_up: u32,
+    pub lanes: u32,
+    /// The part of its weight that it has by now, in per cent (slow start).
+    pub ramp: u8,
 }
 
 impl Report {
@@ -305,10 +323,15 @@ impl Machine for Proxy {
         self.core.deadline()
     }
 
-    fn report(&mut self, _now: Instant, spare: Report) -> Report {
+    fn report(&mut self, now: Instant, spare: Report) -> Report {
         let core = &mut self.core;
-        core.gauges.backends_up =
-            (0..self.settings.backends().len()).map(|index| core.upstream.is_up(index)).collect();
+        let backends = self.settings.backends().iter().enumerate();
+        let gauges = backends.map(|(index, place)| {
+            let slow_start = self.settings.snapshot.pools[usize::from(place.pool)].slow_start;
+            core.upstream.gauge(index, now, slow_start)
+        });
+        core.gauges.backends = gauges.collect();
+        core.gauges.changes = core.upstream.take_changes();
         core.gauges.handshakes_open = u64::from(core.handshakes.open());
         core.gauges.chunk_bytes_out = core.chunks.bytes_out() as u64;
         core.gauges.draining = core.drain.is_some();
@@ -336,8 +359,12 @@ impl Core {
             self.gauges.connections.resize(zones, [0; 2]);
         }
         self.counters.merge(&Counters::new(zones, cx.settings.backends().len()));
-        for conn in self.upstream.configure(cx.settings) {
+        for conn in self.upstream.configure(cx.settings, cx.now) {
             self.close(cx, conn, Closed::ConfigurationChanged);
+        }
+        for backend in 0..cx.settings.backends().len() {
+            // The reason is read only for one whose links went.
+            self.judge_backend(cx, backend, upstream::OPERATOR);
         }
         for link in 0..self.upstream.len().min(limits::OWN_SLOTS) {
             match self.upstream.link(link).state {
@@ -461,7 +488,7 @@ impl Core {
                 self.answer_unsent(cx, connection, PeerId::flow(self.flow_of(conn)), 430);
             }
             Role::Link { link } => {
-                self.link_lost(cx, conn, link);
+                self.link_lost(cx, conn, link, why);
                 let peer = connection.backends.first().copied().unwrap_or(PeerId::NONE);
                 self.answer_unsent(cx, connection, peer, 503);
             }
@@ -538,19 +565,30 @@ impl Core {
     fn retry_link(&mut self, cx: Context<'_>, link: u32) {
         let retry_at = self.upstream.back_off(link, cx.now, &mut self.random);
         self.deadlines.set(self.connections.capacity() + link, retry_at);
-    }
-
-    fn link_up(&mut self, conn: ConnId, link: u32) {
-        if let Some(link) = self.upstream.link_mut(link) {
-            link.state = LinkState::Up { conn };
-            link.failures = 0;
+        if retry_at <= cx.now {
+            self.dial(cx, link);
         }
     }
 
-    fn link_lost(&mut self, cx: Context<'_>, conn: ConnId, link: u32) {
+    fn link_up(&mut self, cx: Context<'_>, conn: ConnId, link: u32) {
+        if link < self.upstream.len() {
+            self.upstream.came_up(link, conn, cx.now);
+            self.judge_backend(cx, self.upstream.backend(link), upstream::CONNECTED);
+        }
+    }
+
+    fn link_lost(&mut self, cx: Context<'_>, conn: ConnId, link: u32, why: Closed) {
         let ours = self.upstream.link_mut(link).is_some_and(|link| link.conn() == Some(conn));
         if ours {
             self.retry_link(cx, link);
+            self.judge_backend(cx, self.upstream.backend(link), why.name());
+        }
+    }
+
+    /// A link of this backend has changed: whether the backend takes requests.
+    fn judge_backend(&mut self, cx: Context<'_>, backend: usize, reason: &'static str) {
+        if let Some(event) = self.upstream.judge(backend, cx.now, reason) {
+            self.counters.health[backend][event as usize] += 1;
         }
     }
 

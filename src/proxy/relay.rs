@@ -19,6 +19,7 @@ use crate::telemetry::latency::Stage;
 use super::connection::Source;
 use super::forward::{self, Way};
 use super::route::{Answer, Routed, Router, Target};
+use super::settings::Order;
 use super::token::{self, Branch, BranchKey, FlowId, PeerId, UniqueFields};
 use super::{Context, Core, Envelope, EnvelopeKind, Origin};
 
@@ -126,6 +127,7 @@ impl Core {
             source,
             unique: keys.unique,
             draining: self.drain.is_some(),
+            now: cx.now,
         };
         let mut routed = router.route(message, &keys.request)?;
         if last_hop {
@@ -317,7 +319,9 @@ impl Core {
 
     /// OPTIONS to ourselves: how we are (RFC 3261 11).
     fn answer_options(&mut self, cx: Context<'_>, source: &Source, message: &Message<'_>) {
-        let usable = (0..cx.settings.backends().len()).any(|backend| self.upstream.is_up(backend));
+        let usable = (0..cx.settings.backends().len()).any(|backend| {
+            self.upstream.is_up(backend) && cx.settings.orders[backend] == Order::Up
+        });
         if self.drain.is_some() {
             return self.answer(cx, source, message, Answer::new(503, Refused::Draining));
         }

@@ -5,6 +5,7 @@
 
 use smallvec::SmallVec;
 
+use crate::base::time::Instant;
 use crate::config::snapshot::{Affinity, Transport};
 use crate::sip::uri::host_ip;
 use crate::sip::{Message, Method, Name, NameAddr, RequestParts, Scheme, Start, Uri};
@@ -82,6 +83,7 @@ pub struct Router<'r> {
     /// The unique part of the request's branch.
     pub unique: u64,
     pub draining: bool,
+    pub now: Instant,
 }
 
 /// Own values at the top of Route, read.
@@ -356,7 +358,9 @@ impl Router<'_> {
             },
             Affinity::None => affinity_hash(&self.unique.to_be_bytes()),
         };
-        match self.upstream.choose(self.settings, pool, key) {
+        // The lane hangs on the call, whatever the backend does: a dialog's later requests name no more than that.
+        let lane = affinity_hash(call_id);
+        match self.upstream.choose(self.settings, pool, (key, lane), self.now) {
             Some((backend, conn)) => Ok(Target::Backend { backend, conn }),
             None => Err(Answer::warned(503, Refused::NoBackend, "no backend of the pool is up")),
         }

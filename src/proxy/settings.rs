@@ -18,7 +18,30 @@ use super::token::{BranchKey, PeerId, TokenKeys};
 /// Header lines that our edits add to a message: Via, two Record-Routes, Path, Max-Forwards, Max-Breadth, Route.
 const OWN_HEADERS_MAX: u32 = 8;
 
+/// What the operator wants of a backend while the process runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    #[default]
+    Up,
+    /// Nothing new is sent to it; dialogs that it holds go on.
+    Drain,
+    /// No connection, no request.
+    Down,
+}
+
+impl Order {
+    /// The name in the admin interface.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Order::Up => "up",
+            Order::Drain => "drain",
+            Order::Down => "down",
+        }
+    }
+}
+
 /// Everything a worker's proxy is configured with. The same for all workers.
+#[derive(Clone)]
 pub struct Settings {
     pub snapshot: Snapshot,
     /// For each listener; `None` for TCP.
@@ -30,10 +53,13 @@ pub struct Settings {
     pub workers: u8,
     /// Connections and handshakes for each source prefix, shared by all workers, touched at accept and close only.
     pub prefixes: Arc<PrefixTable>,
+    /// For each backend, in order.
+    pub orders: Vec<Order>,
     derived: Derived,
 }
 
 /// What follows from the snapshot.
+#[derive(Clone)]
 struct Derived {
     faces: Vec<Option<Face>>,
     own: Vec<OwnName>,
@@ -95,8 +121,19 @@ impl Settings {
             token_keys,
             workers,
             prefixes,
+            orders: vec![Order::Up; derived.backends.len()],
             derived,
         }
+    }
+
+    /// The same with other orders, given by the names of pool and backend.
+    pub fn with_orders(mut self, order: impl Fn(&str, &str) -> Order) -> Self {
+        for (number, place) in self.derived.backends.iter().enumerate() {
+            let pool = &self.snapshot.pools[usize::from(place.pool)];
+            let backend = &pool.backends[usize::from(place.backend)];
+            self.orders[number] = order(&pool.name, &backend.name);
+        }
+        self
     }
 
     /// How we look towards `zone` over `transport` and `family`; where the zone has no such name, over what it has.

@@ -312,7 +312,7 @@ impl Core {
         self.latency.record(Stage::Handshake, cx.now.nanos_since(since));
         self.release_handshake(counted, address, by_prefix);
         if let Role::Link { link } = role {
-            self.link_up(conn, link);
+            self.link_up(cx, conn, link);
         }
         self.mark_dirty(conn);
         self.arm(cx, conn);
@@ -581,7 +581,7 @@ impl Core {
         match side {
             None => {
                 connection.enter(Phase::Open, cx.now);
-                self.link_up(conn, link);
+                self.link_up(cx, conn, link);
                 self.mark_dirty(conn);
             }
             Some(side) => match Session::client(side) {
@@ -610,7 +610,7 @@ impl Core {
         if connection.phase == Phase::Open {
             // Nothing new is begun on it (RFC 5923 8.3).
             if let Role::Link { link } = role {
-                self.link_lost(cx, conn, link);
+                self.link_lost(cx, conn, link, Closed::PeerFinished);
             }
             self.goodbye(conn);
         }
@@ -657,7 +657,7 @@ impl Core {
         connection.enter(Phase::Lingering, cx.now);
         connection.carry = Vec::new();
         if let Role::Link { link } = role {
-            self.link_lost(cx, conn, link);
+            self.link_lost(cx, conn, link, cause);
         }
         self.goodbye(conn);
         self.arm(cx, conn);
@@ -677,7 +677,7 @@ impl Core {
         let role = connection.role;
         self.outputs.push_back(Output::Close { conn, abort: true });
         if let Role::Link { link } = role {
-            self.link_lost(cx, conn, link);
+            self.link_lost(cx, conn, link, cause);
         }
     }
 

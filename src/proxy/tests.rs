@@ -1,5 +1,6 @@
 //! The proxy as a Machine, bytes in and bytes out, with nothing beneath it.
 
+mod pools;
 mod rules;
 
 use std::collections::HashMap;
@@ -79,6 +80,7 @@ fn snapshot() -> Snapshot {
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(5),
             shared_dialogs: false,
+            slow_start: Duration::ZERO,
             allow_wildcard: false,
             backends: vec![backend("b1", "10.0.0.1:5080"), backend("b2", "10.0.0.2:5080")],
         }],
@@ -122,6 +124,10 @@ struct Bench {
     links: HashMap<(usize, SocketAddr), ConnId>,
     /// Addresses that refuse.
     dead: Vec<SocketAddr>,
+    /// Addresses that neither take a connection nor refuse it.
+    silent: Vec<SocketAddr>,
+    /// Dialled and not yet answered for.
+    dialled: Vec<(usize, ConnId, SocketAddr)>,
     next_slot: u32,
 }
 
@@ -145,6 +151,8 @@ impl Bench {
             closed: Vec::new(),
             links: HashMap::new(),
             dead: Vec::new(),
+            silent: Vec::new(),
+            dialled: Vec::new(),
             next_slot: 0,
         };
         bench.settle();
@@ -181,6 +189,9 @@ impl Bench {
             }
             Output::Connect { conn, to, .. } if self.dead.contains(&to) => {
                 worker.handle(self.now, Input::Closed { conn, cause: CloseCause::ConnectFailed });
+            }
+            Output::Connect { conn, to, .. } if self.silent.contains(&to) => {
+                self.dialled.push((index, conn, to));
             }
             Output::Connect { conn, to, .. } => {
                 self.links.insert((index, to), conn);

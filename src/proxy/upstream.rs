@@ -1,5 +1,5 @@
-//! Pools, backends and the persistent connections to them (links): choice by hash, reconnection with back-off.
-//! Owns the state of this worker's links. Never resolves a name, never knows dialogs.
+//! Pools, backends and the persistent connections to them (links): choice by hash, lanes, reconnection with back-off.
+//! Owns the state of this worker's links and what it knows of each backend. Never resolves a name, never knows dialogs.
 //! Invariant: a link names at most one connection, and that connection names the link.
 //!
 //! The choice is weighted rendezvous hashing (Thaler, Ravishankar 1998) with a fixed key: the same on every worker and
@@ -12,13 +12,27 @@ use siphasher::sip::SipHasher13;
 use crate::base::machine::ConnId;
 use crate::base::random::Random;
 use crate::base::time::{Duration, Instant};
+use crate::telemetry::counter::HealthEvent;
 
-use super::settings::Settings;
+use super::BackendGauge;
+use super::settings::{Order, Settings};
 use super::token::PeerId;
 
 /// The first wait after a failed connect; doubled for each further one up to `BACKOFF_MAX`, half of it at random.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A link that was up for so long is dialled again at once when it is lost; one that does not hold backs off.
+const STEADY: Duration = Duration::from_secs(1);
+/// A backend that comes back takes on its share in so many steps, so that workers differ at the edges of a step only.
+const RAMP_STEPS: u64 = 10;
+/// Changes of state kept between two reports; what is beyond is counted and not told one by one.
+const CHANGES_MAX: usize = 64;
+/// Reasons of a standing that are no cause of a closed connection.
+const STARTING: &str = "starting";
+pub const OPERATOR: &str = "operator";
+pub const CONNECTED: &str = "connected";
+/// What a weight of 0 counts as: a very small chance beside others (RFC 2782).
+const WEIGHT_NONE: f64 = 0.01;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkState {
@@ -40,6 +54,28 @@ pub struct Link {
     pub state: LinkState,
     /// Failures since it was last up.
     pub failures: u32,
+    up_since: Instant,
+}
+
+/// How a backend stands with this worker.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    peer: PeerId,
+    /// Whether it takes requests.
+    pub up: bool,
+    /// When that changed last, and why: words from closed sets.
+    pub since: Instant,
+    pub reason: &'static str,
+    /// It has come back at that time and takes on its share bit by bit; `None`: it had it from the start.
+    ramp_from: Option<Instant>,
+}
+
+/// A backend that has come up or gone down, for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub backend: usize,
+    pub up: bool,
+    pub reason: &'static str,
 }
 
 /// The links of one worker, `lanes` for each backend, in order of the backends.
@@ -48,28 +84,47 @@ pub struct Upstream {
     links: Vec<Link>,
     /// First link of each backend; one more at the end.
     first: Vec<u32>,
+    standings: Vec<Standing>,
+    changes: Vec<Change>,
+    /// Backends that are new from now on come into a running set.
+    running: bool,
 }
 
 impl Upstream {
     /// The links for these settings. Links of backends that stay keep their state; connections of those that went are
-    /// returned to be closed.
-    pub fn configure(&mut self, settings: &Settings) -> Vec<ConnId> {
+    /// returned to be closed. A backend that the operator has taken down has no link.
+    pub fn configure(&mut self, settings: &Settings, now: Instant) -> Vec<ConnId> {
         let mut old = std::mem::take(&mut self.links);
+        let mut known = std::mem::take(&mut self.standings);
         self.first.clear();
-        for place in settings.backends() {
+        for (place, order) in settings.backends().iter().zip(&settings.orders) {
             self.first.push(self.links.len() as u32);
-            for _ in 0..settings.snapshot.pools[usize::from(place.pool)].lanes.max(1) {
+            let lanes = match order {
+                Order::Down => 0,
+                Order::Up | Order::Drain => {
+                    settings.snapshot.pools[usize::from(place.pool)].lanes.max(1)
+                }
+            };
+            for _ in 0..lanes {
                 let link = match old.iter().position(|link| link.peer == place.peer) {
                     Some(at) => old.remove(at),
-                    None => {
-                        let state = LinkState::Down { retry_at: Instant(0) };
-                        Link { peer: place.peer, state, failures: 0 }
-                    }
+                    None => Link::new(place.peer),
                 };
                 self.links.push(link);
             }
+            self.standings.push(match known.iter().position(|it| it.peer == place.peer) {
+                Some(at) => known.swap_remove(at),
+                None => Standing {
+                    peer: place.peer,
+                    up: false,
+                    since: now,
+                    reason: STARTING,
+                    ramp_from: self.running.then_some(now),
+                },
+            });
         }
         self.first.push(self.links.len() as u32);
+        self.running = true;
         old.iter().filter_map(|link| link.conn()).collect()
     }
 
@@ -90,33 +145,89 @@ impl Upstream {
         self.first.partition_point(|first| *first <= link) - 1
     }
 
-    /// A connection that takes requests for this backend: an established one before one that is still being made for
-    /// the first time. `hash` picks the lane, so that a dialog stays on it.
-    pub fn usable(&self, backend: usize, hash: u64) -> Option<ConnId> {
-        let lanes = &self.links[self.first[backend] as usize..self.first[backend + 1] as usize];
-        let start = hash as usize % lanes.len();
-        let in_order = || lanes[start..].iter().chain(&lanes[..start]);
-        in_order().find_map(Link::up).or_else(|| in_order().find_map(Link::hopeful))
+    fn lanes(&self, backend: usize) -> &[Link] {
+        &self.links[self.first[backend] as usize..self.first[backend + 1] as usize]
     }
 
-    /// Whether any lane of the backend is established.
+    /// A connection that takes requests for this backend: an established one before one that is being made. `lane`
+    /// picks the lane, so that a dialog stays on it.
+    pub fn usable(&self, backend: usize, lane: u64) -> Option<ConnId> {
+        self.ready(backend, lane).or_else(|| self.pick(backend, lane, Link::returning))
+    }
+
+    /// One that is established, or being made for the first time.
+    fn ready(&self, backend: usize, lane: u64) -> Option<ConnId> {
+        self.pick(backend, lane, Link::up).or_else(|| self.pick(backend, lane, Link::hopeful))
+    }
+
+    fn pick(
+        &self,
+        backend: usize,
+        lane: u64,
+        of: impl Fn(&Link) -> Option<ConnId>,
+    ) -> Option<ConnId> {
+        let lanes = self.lanes(backend);
+        let start = lane as usize % lanes.len().max(1);
+        lanes[start..].iter().chain(&lanes[..start]).find_map(of)
+    }
+
+    /// Whether the backend takes requests: a lane of it is established.
     pub fn is_up(&self, backend: usize) -> bool {
-        let range = self.first[backend] as usize..self.first[backend + 1] as usize;
-        self.links[range].iter().any(|link| link.up().is_some())
+        self.standings[backend].up
     }
 
-    /// The backend of a pool for this key, among those that have a usable link: the best priority group first.
-    pub fn choose(&self, settings: &Settings, pool: u16, key: u64) -> Option<(usize, ConnId)> {
+    /// How the backend stands, for a report.
+    pub fn gauge(&self, backend: usize, now: Instant, slow_start: Duration) -> BackendGauge {
+        let lanes = self.lanes(backend);
+        let standing = &self.standings[backend];
+        BackendGauge {
+            up: standing.up,
+            reason: standing.reason,
+            since: now.since(standing.since),
+            lanes_up: lanes.iter().filter(|link| link.up().is_some()).count() as u32,
+            lanes: lanes.len() as u32,
+            ramp: (standing.ramp(now, slow_start) * 100.0) as u8,
+        }
+    }
+
+    /// Changes of state since they were last taken.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// The backend of a pool for this key: among those that have a ready link, the best priority group first; where
+    /// there is none, among those that are being dialled again. `lane` picks the lane of the backend.
+    pub fn choose(
+        &self,
+        settings: &Settings,
+        pool: u16,
+        (key, lane): (u64, u64),
+        now: Instant,
+    ) -> Option<(usize, ConnId)> {
+        self.best(settings, pool, key, now, |backend| self.ready(backend, lane)).or_else(|| {
+            self.best(settings, pool, key, now, |backend| self.pick(backend, lane, Link::returning))
+        })
+    }
+
+    fn best(
+        &self,
+        settings: &Settings,
+        pool: u16,
+        key: u64,
+        now: Instant,
+        usable: impl Fn(usize) -> Option<ConnId>,
+    ) -> Option<(usize, ConnId)> {
         let first = settings.first_backend(pool);
-        let backends = &settings.snapshot.pools[usize::from(pool)].backends;
+        let settled = &settings.snapshot.pools[usize::from(pool)];
         let mut best: Option<(u16, f64, usize, ConnId)> = None;
-        for (index, backend) in backends.iter().enumerate() {
-            if backend.weight == 0 {
+        for (index, backend) in settled.backends.iter().enumerate() {
+            let number = first + index;
+            if settings.orders[number] != Order::Up {
                 continue;
             }
-            let number = first + index;
-            let Some(conn) = self.usable(number, key) else { continue };
-            let score = score(key, settings.backends()[number].peer, backend.weight);
+            let Some(conn) = usable(number) else { continue };
+            let ramp = self.standings[number].ramp(now, settled.slow_start);
+            let score = score(key, settings.backends()[number].peer, backend.weight) / ramp;
             let better = best
                 .is_none_or(|(priority, least, ..)| (backend.priority, score) < (priority, least));
             if better {
@@ -126,12 +237,52 @@ impl Upstream {
         best.map(|(_, _, number, conn)| (number, conn))
     }
 
+    /// Looks again whether the backend takes requests. `reason` is why, if that has changed; the event is the caller's
+    /// to count.
+    pub fn judge(
+        &mut self,
+        backend: usize,
+        now: Instant,
+        reason: &'static str,
+    ) -> Option<HealthEvent> {
+        let up = self.lanes(backend).iter().any(|link| link.up().is_some());
+        let standing = &mut self.standings[backend];
+        if standing.up == up {
+            return None;
+        }
+        (standing.up, standing.since, standing.reason) = (up, now, reason);
+        if self.changes.len() < CHANGES_MAX {
+            self.changes.push(Change { backend, up, reason });
+        }
+        Some(if up { HealthEvent::WentUp } else { HealthEvent::WentDown })
+    }
+
+    /// A connect has succeeded. A backend whose link was lost and made again at once goes on as it was; any other that
+    /// comes up ramps.
+    pub fn came_up(&mut self, link: u32, conn: ConnId, now: Instant) {
+        let backend = self.backend(link);
+        let standing = &mut self.standings[backend];
+        let failed = self.links[link as usize].failures > 1;
+        let new = standing.reason == STARTING && standing.ramp_from.is_some();
+        if !standing.up && (failed || new || standing.reason == OPERATOR) {
+            standing.ramp_from = Some(now);
+        }
+        let link = &mut self.links[link as usize];
+        link.state = LinkState::Up { conn };
+        link.failures = 0;
+        link.up_since = now;
+    }
+
     /// A connect has failed or a link was lost: when to try again.
     pub fn back_off(&mut self, link: u32, now: Instant, random: &mut Random) -> Instant {
         let link = &mut self.links[link as usize];
         let full = BACKOFF_FIRST.saturating_mul(1 << link.failures.min(10)).min(BACKOFF_MAX);
         let half = full.as_nanos() as u64 / 2;
-        let retry_at = now + Duration::from_nanos(half + random.below(half + 1));
+        let steady = link.up().is_some() && now.since(link.up_since) >= STEADY;
+        let retry_at = match steady {
+            true => now,
+            false => now + Duration::from_nanos(half + random.below(half + 1)),
+        };
         link.failures = link.failures.saturating_add(1);
         link.state = LinkState::Down { retry_at };
         retry_at
@@ -139,6 +290,11 @@ impl Upstream {
 }
 
 impl Link {
+    fn new(peer: PeerId) -> Self {
+        let state = LinkState::Down { retry_at: Instant(0) };
+        Link { peer, state, failures: 0, up_since: Instant(0) }
+    }
+
     fn up(&self) -> Option<ConnId> {
         match self.state {
             LinkState::Up { conn } => Some(conn),
@@ -154,10 +310,32 @@ impl Link {
         }
     }
 
+    /// Being made again, and nothing has failed since it was up.
+    fn returning(&self) -> Option<ConnId> {
+        match self.state {
+            LinkState::Dialling { conn } if self.failures <= 1 => Some(conn),
+            _ => None,
+        }
+    }
+
     pub fn conn(&self) -> Option<ConnId> {
         match self.state {
             LinkState::Up { conn } | LinkState::Dialling { conn } => Some(conn),
             LinkState::Down { .. } => None,
+        }
+    }
+}
+
+impl Standing {
+    /// The part of its weight that it has by now, in (0, 1].
+    pub fn ramp(&self, now: Instant, slow_start: Duration) -> f64 {
+        match self.ramp_from {
+            Some(from) if !slow_start.is_zero() => {
+                let gone = u128::from(now.nanos_since(from)) * u128::from(RAMP_STEPS);
+                let steps = (gone / slow_start.as_nanos()) as u64 + 1;
+                steps.min(RAMP_STEPS) as f64 / RAMP_STEPS as f64
+            }
+            _ => 1.0,
         }
     }
 }
@@ -174,7 +352,8 @@ fn score(key: u64, peer: PeerId, weight: u16) -> f64 {
     let mut mixed = Random::new(key ^ peer.0.rotate_left(32));
     // 53 bits make a uniform number in (0, 1].
     let uniform = ((mixed.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
-    -uniform.ln() / f64::from(weight)
+    let weight = if weight == 0 { WEIGHT_NONE } else { f64::from(weight) };
+    -uniform.ln() / weight
 }
 
 #[cfg(test)]

@@ -445,6 +445,7 @@ impl Setting {
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(5),
             shared_dialogs: false,
+            slow_start: Duration::ZERO,
             allow_wildcard: false,
             backends: backends.collect(),
         };

@@ -136,6 +136,15 @@ names! {
     }
 }
 
+names! {
+    /// What happened to a backend's health. `ringfront_backend_health_total{pool,backend,event}`.
+    HealthEvent {
+        /// It takes requests from now on, as far as one worker sees.
+        WentUp = "went_up",
+        WentDown = "went_down",
+    }
+}
+
 /// Methods counted apart; the last one is "other". The names are the proxy's (`proxy::METHOD_NAMES`).
 pub const METHODS: usize = 16;
 
@@ -202,6 +211,8 @@ pub struct Counters {
     pub zones: Vec<ZoneCounters>,
     /// For each backend in order of the pools: by outcome.
     pub backends: Vec<[u64; Outcome::ALL.len()]>,
+    /// For each backend in order of the pools: by event.
+    pub health: Vec<[u64; HealthEvent::ALL.len()]>,
     refused: Vec<u64>,
     transport_refused: Vec<u64>,
     /// Our own responses, by status code less 100.
@@ -221,6 +232,7 @@ impl Counters {
         Counters {
             zones: (0..zones).map(|_| ZoneCounters::new()).collect(),
             backends: vec![[0; Outcome::ALL.len()]; backends],
+            health: vec![[0; HealthEvent::ALL.len()]; backends],
             refused: vec![0; Refused::ALL.len()],
             transport_refused: vec![0; TransportRefused::ALL.len()],
             responses_sent: vec![0; 600],
@@ -276,11 +288,15 @@ impl Counters {
         }
         if self.backends.len() < other.backends.len() {
             self.backends.resize(other.backends.len(), [0; Outcome::ALL.len()]);
+            self.health.resize(other.health.len(), [0; HealthEvent::ALL.len()]);
         }
         for (mine, theirs) in self.zones.iter_mut().zip(&other.zones) {
             mine.merge(theirs);
         }
         for (mine, theirs) in self.backends.iter_mut().zip(&other.backends) {
+            add(mine, theirs);
+        }
+        for (mine, theirs) in self.health.iter_mut().zip(&other.health) {
             add(mine, theirs);
         }
         add(&mut self.refused, &other.refused);
@@ -298,6 +314,7 @@ impl Counters {
     pub fn reset(&mut self) {
         self.zones.iter_mut().for_each(ZoneCounters::reset);
         self.backends.iter_mut().for_each(|outcomes| outcomes.fill(0));
+        self.health.iter_mut().for_each(|events| events.fill(0));
         self.refused.fill(0);
         self.transport_refused.fill(0);
         self.responses_sent.fill(0);
