@@ -386,7 +386,7 @@ impl Oracle {
         self.check_order(id, line);
         match self.sents[id].kind.clone() {
             Kind::Request { target, .. } => {
-                self.check_target(lines, id, line, &target);
+                self.check_target(net, lines, id, line, &target);
                 self.learn(lines, id, line, &original, &words.unwrap_or_default());
             }
             Kind::Response { to, status } => self.check_asker(lines, id, line, to, status),
@@ -413,7 +413,14 @@ impl Oracle {
         }
     }
 
-    fn check_target(&mut self, lines: &[Line], id: usize, line: WireId, target: &Target) {
+    fn check_target(
+        &mut self,
+        net: &Net,
+        lines: &[Line],
+        id: usize,
+        line: WireId,
+        target: &Target,
+    ) {
         let holder = lines[line].holder;
         let good = match target {
             Target::Pool => matches!(holder, Holder::Link(_)),
@@ -425,20 +432,23 @@ impl Oracle {
             format!("request m{id} for {target:?} came to line {line}, {holder:?}")
         });
         if *target == Target::Pool && good {
-            self.check_affinity(lines, id, line);
+            self.check_affinity(net, lines, id, line);
         }
     }
 
-    fn check_affinity(&mut self, lines: &[Line], id: usize, line: WireId) {
+    fn check_affinity(&mut self, net: &Net, lines: &[Line], id: usize, line: WireId) {
+        let troubled_at = self.troubled_at.max(net.let_go.1);
         let Some(backend) = lines[line].holder.backend() else { return };
         let Some(text) = Text::parse(&self.sents[id].text) else { return };
         let invite = self.requests.get(&(text.branch(), "INVITE".to_owned())).copied();
         if let Some(invite) = invite.filter(|invite| *invite != id) {
-            // A CANCEL and the ACK of a failure go where their INVITE went.
+            // A CANCEL and the ACK of a failure go where their INVITE went, when it went anywhere.
             let went = self.sents[invite].heard_at.and_then(|it| lines[it].holder.backend());
-            if self.troubled_at < self.sents[invite].at {
-                self.judge(Judge::Affinity, went == Some(backend), || {
-                    format!("request m{id} went to backend {backend}, its INVITE to {went:?}")
+            if let Some(went) = went
+                && troubled_at < self.sents[invite].at
+            {
+                self.judge(Judge::Affinity, went == backend, || {
+                    format!("request m{id} went to backend {backend}, its INVITE to {went}")
                 });
             }
             return;
@@ -448,10 +458,10 @@ impl Oracle {
             false => text.call_id(),
         };
         // The workers learn of it a little later.
-        if self.sents[id].at.nanos_since(self.troubled_at) < TROUBLE_NANOS {
+        if self.sents[id].at.nanos_since(troubled_at) < TROUBLE_NANOS {
             return;
         }
-        let trouble = self.trouble;
+        let trouble = self.trouble + net.let_go.0;
         let before = self.calls.insert(key, (backend, trouble));
         if let Some((before, then)) = before
             && then == trouble

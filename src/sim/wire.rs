@@ -236,6 +236,8 @@ pub struct Net {
     pub random: Random,
     pub weather: Weather,
     pub faults: Tally,
+    /// How often the proxy let go of a connection that it had dialled, and when it last did.
+    pub let_go: (u64, Instant),
     /// What must never happen and did.
     pub violations: Vec<String>,
 }
@@ -255,6 +257,7 @@ impl Net {
             random,
             weather,
             faults: Tally::default(),
+            let_go: (0, Instant(0)),
             violations: Vec::new(),
         }
     }
@@ -398,6 +401,9 @@ impl Net {
 
     /// The sender's side is shut; the receiver reads the end behind everything else.
     pub fn finish(&mut self, wire: WireId, to: Side) {
+        if to == Side::Peer && self.wires[wire].listener.is_none() {
+            self.let_go = (self.let_go.0 + 1, self.now);
+        }
         let stream = self.wires[wire].stream(to);
         if !stream.end_sent {
             stream.end_sent = true;
@@ -521,6 +527,10 @@ impl Net {
         if !std::mem::replace(open, false) {
             return;
         }
+        if side == Side::Proxy && self.wires[wire].listener.is_none() {
+            self.let_go = (self.let_go.0 + 1, now);
+        }
+        let it = &mut self.wires[wire];
         let unread = it.stream(from).arrived() > 0;
         if abort || unread {
             self.reset(wire);
