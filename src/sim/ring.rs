@@ -159,6 +159,7 @@ impl SimRing {
 
     /// From now on nothing goes wrong that need not.
     pub fn calm(&mut self) {
+        self.panic_in = None;
         self.plan.rough = Rough::default();
     }
 
