@@ -177,6 +177,11 @@ fn messages(families: &mut Vec<Family>, totals: &Totals, snapshot: &Snapshot) {
     for &reason in Refused::ALL {
         refused = refused.with([("reason", reason.name().to_owned())], counters.refused(reason));
     }
+    let mut faults =
+        Family::counter("ringfront_message_faults", "Messages that had a fault, by fault");
+    for (fault, &count) in proxy::fault_names().zip(counters.faults()) {
+        faults = faults.with([("fault", fault.to_owned())], count);
+    }
     let mut transport = Family::counter(
         "ringfront_transport_refused",
         "Places where UDP, or a transport that the zone does not allow, was asked for",
@@ -189,7 +194,8 @@ fn messages(families: &mut Vec<Family>, totals: &Totals, snapshot: &Snapshot) {
         .with([], counters.joined);
     let crossings = Family::counter("ringfront_crossings", "Messages sent on by another worker")
         .with([], counters.crossings);
-    families.extend([received, forwarded, pings, sent, refused, transport, joined, crossings]);
+    families.extend([received, forwarded, pings, sent, refused, faults]);
+    families.extend([transport, joined, crossings]);
 }
 
 fn backends(families: &mut Vec<Family>, totals: &Totals, snapshot: &Snapshot, orders: &[Order]) {

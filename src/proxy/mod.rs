@@ -31,8 +31,8 @@ use crate::base::random::Random;
 use crate::base::slab::Slab;
 use crate::base::time::{DeadlineQueue, Duration, Instant};
 use crate::config::snapshot::Transport;
-use crate::sip::Method;
-use crate::telemetry::counter::{Closed, Counters};
+use crate::sip::{FaultKind, Method};
+use crate::telemetry::counter::{Closed, Counters, FAULTS};
 use crate::telemetry::latency::{Latency, Stage};
 
 use admission::{Bucket, Buckets};
@@ -49,6 +49,13 @@ use upstream::{LinkState, Upstream};
 pub fn method_names() -> impl Iterator<Item = &'static str> {
     Method::ALL.iter().map(|method| method.name())
 }
+
+/// Names of the faults that a message can have, in the order of the counters.
+pub fn fault_names() -> impl Iterator<Item = &'static str> {
+    FaultKind::ALL.iter().map(|kind| kind.name())
+}
+
+const _: () = assert!(FaultKind::ALL.len() == FAULTS);
 
 /// A message for a connection of another worker; owns its bytes.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use smallvec::SmallVec;
 use crate::base::machine::ConnId;
 use crate::config::snapshot::Transport;
 use crate::sip::{
-    Fault, FrameState, Framed, Message, Method, Name, Parts, Range32, RequestParts, Start, Via,
-    frame, reply,
+    Fault, FrameState, Framed, Message, Method, Name, Parts, Range32, RequestParts, Scheme, Start,
+    Via, frame, reply,
 };
 use crate::telemetry::counter::{Outcome, Refused, TransportRefused};
 use crate::telemetry::latency::Stage;
@@ -55,6 +55,7 @@ impl Core {
         let keys = match message.read_request() {
             Ok(request) => keys(cx, source, message, request),
             Err(fault) => {
+                self.counters.fault(fault.kind as usize);
                 self.counters.refuse(Refused::Malformed);
                 return self.answer_fault(cx, source, message, fault);
             }
@@ -101,7 +102,7 @@ impl Core {
         Ok(())
     }
 
-    /// RFC 3261 16.3 to 16.5: may it pass, and where does it go?
+    /// RFC 3261 16.3 to 16.5, in that order: may it pass, and where does it go?
     fn judge<'a>(
         &self,
         cx: Context<'_>,
@@ -110,15 +111,18 @@ impl Core {
         keys: &Keys<'a>,
     ) -> Result<Routed<'a>, Answer> {
         let method = keys.request.method;
+        if !matches!(keys.request.uri.scheme, Scheme::Sip | Scheme::Sips | Scheme::Tel) {
+            return Err(Answer::new(416, Refused::UnknownScheme));
+        }
         let last_hop = keys.request.parts.max_forwards == Some(0);
         if last_hop && method != Method::Options {
             return Err(Answer::new(483, Refused::MaxForwards));
         }
-        if message.first(Name::ProxyRequire).is_some() {
-            return Err(Answer::new(420, Refused::ProxyRequire));
-        }
         if loops(cx, message, keys) {
             return Err(Answer::new(482, Refused::Loop));
+        }
+        if message.first(Name::ProxyRequire).is_some() {
+            return Err(Answer::new(420, Refused::ProxyRequire));
         }
         let router = Router {
             settings: cx.settings,
@@ -347,7 +351,13 @@ impl Core {
     }
 
     /// Answers a request instead of forwarding it; an ACK is only counted (RFC 3261 17).
-    fn answer(&mut self, cx: Context<'_>, source: &Source, message: &Message<'_>, answer: Answer) {
+    pub(super) fn answer(
+        &mut self,
+        cx: Context<'_>,
+        source: &Source,
+        message: &Message<'_>,
+        answer: Answer,
+    ) {
         self.counters.refuse(answer.reason);
         if let Some(place) = answer.transport {
             self.counters.refuse_transport(place);
@@ -412,8 +422,15 @@ impl Core {
 
     /// A response: checked against the peer that was asked, our Via off, back by the branch (RFC 3261 16.7).
     fn response(&mut self, cx: Context<'_>, source: &Source, message: &Message<'_>) {
-        match self.judge_response(cx, source, message) {
-            Ok((branch, parts, last)) => {
+        let parts = match message.read_response() {
+            Ok(parts) => parts,
+            Err(fault) => {
+                self.counters.fault(fault.kind as usize);
+                return self.counters.refuse(Refused::ResponseMalformed);
+            }
+        };
+        match self.judge_response(cx, source, message, &parts) {
+            Ok((branch, last)) => {
                 self.note_answered(cx, source, message, &parts, &branch, last);
                 if message.is_only_via(&parts.via) {
                     return self.counters.refuse(Refused::ResponseEndsHere);
@@ -428,13 +445,14 @@ impl Core {
         }
     }
 
-    fn judge_response<'a>(
+    /// Whose response it is, and whether it is a final one.
+    fn judge_response(
         &self,
         cx: Context<'_>,
         source: &Source,
-        message: &Message<'a>,
-    ) -> Result<(Branch, Parts<'a>, bool), Refused> {
-        let parts = message.read_response().map_err(|_| Refused::ResponseMalformed)?;
+        message: &Message<'_>,
+        parts: &Parts<'_>,
+    ) -> Result<(Branch, bool), Refused> {
         let (via, call_id, cseq) = (&parts.via, parts.call_id, parts.cseq.number);
         if !cx.settings.is_own(via.host, via.port) {
             return Err(Refused::ResponseNotOurs);
@@ -451,7 +469,10 @@ impl Core {
         if status == 100 {
             return Err(Refused::ResponseTrying);
         }
-        Ok((branch, parts, status >= 200))
+        if goes_to_everybody(message) {
+            return Err(Refused::ResponseBroadcast);
+        }
+        Ok((branch, status >= 200))
     }
 
     fn note_answered(
@@ -584,6 +605,18 @@ fn keys<'a>(
     let routes = message.values(Name::Route).map(|value| value.bytes);
     let loop_part = key.loop_part(uri, routes, parts.call_id, from_tag, cseq, source.zone);
     Keys { request, unique, loop_part }
+}
+
+/// Whether a Via below ours would have the next element send to the broadcast address (RFC 4475 3.3.18).
+fn goes_to_everybody(message: &Message<'_>) -> bool {
+    const EVERYBODY: &[u8] = b"255.255.255.255";
+    message.values(Name::Via).skip(1).any(|value| {
+        let end = memchr::memchr(b';', value.bytes).unwrap_or(value.bytes.len());
+        let sent_by = &value.bytes[..end];
+        memchr::memchr_iter(b'2', sent_by).any(|at| sent_by[at..].starts_with(EVERYBODY))
+            && Via::parse(value.bytes, Range32::new(0, value.bytes.len() as u32))
+                .is_ok_and(|via| via.host == EVERYBODY)
+    })
 }
 
 /// The branch that we put on a request for this peer.

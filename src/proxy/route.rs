@@ -102,9 +102,6 @@ impl Router<'_> {
         let malformed = Answer::new(400, Refused::Malformed);
         let (method, call_id) = (request.method, request.parts.call_id);
         let mut uri = request.uri;
-        if !matches!(uri.scheme, Scheme::Sip | Scheme::Sips | Scheme::Tel) {
-            return Err(Answer::new(416, Refused::UnknownScheme));
-        }
         let routes: SmallVec<[&'a [u8]; 8]> =
             message.values(Name::Route).map(|value| value.bytes).collect();
         let mut rewrite = Rewrite::Keep;

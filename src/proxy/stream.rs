@@ -9,12 +9,13 @@ use crate::base::limits;
 use crate::base::machine::{ConnId, Output};
 use crate::base::time::{Duration, Instant};
 use crate::config::snapshot::Transport;
-use crate::sip::{Framed, frame, salvage};
+use crate::sip::{Framed, Message, frame, salvage};
 use crate::telemetry::counter::{Closed, HandshakeLabel, Refused, TransportRefused};
 use crate::telemetry::latency::Stage;
 use crate::tls::session::Session;
 
 use super::connection::{Connection, NoRoom, Phase, Role, Source};
+use super::route::Answer;
 use super::{Context, Core};
 
 /// After our last word the peer has so long to read it before the connection is cut.
@@ -390,6 +391,7 @@ impl Core {
                 Ok(Framed::Blank { len }) => at += len as usize,
                 Ok(Framed::Partial) => return at,
                 Err(fault) => {
+                    self.counters.fault(fault.kind as usize);
                     let cause = if fault.kind.status() == 413 {
                         Closed::TooLarge
                     } else {
@@ -709,10 +711,32 @@ impl Core {
                     if cause == Closed::HandshakeDeadline {
                         self.handshake_late(conn);
                     }
+                    if self.answer_late(cx, conn) {
+                        return self.linger(cx, conn, cause);
+                    }
                     self.abort(cx, conn, cause);
                 }
             },
         }
+    }
+
+    /// A request whose head has come and whose body has not is answered before its connection ends (RFC 4475 3.1.2.2).
+    fn answer_late(&mut self, cx: Context<'_>, conn: ConnId) -> bool {
+        let Some(source) = self.source(cx, conn) else { return false };
+        let Some(connection) = self.connections.get_mut(conn) else { return false };
+        if connection.phase != Phase::Open || cx.now >= sending_due(connection) {
+            return false;
+        }
+        let carry = std::mem::take(&mut connection.carry);
+        let message = salvage(&carry, cx.settings.frame_limits()).filter(Message::is_request);
+        if let Some(message) = &message {
+            let zone = &mut self.counters.zones[usize::from(source.zone)];
+            zone.requests[message.method() as usize] += 1;
+            self.answer(cx, &source, message, Answer::new(400, Refused::MessageLate));
+        }
+        let answered = message.is_some();
+        self.give_buffer(carry);
+        answered
     }
 
     fn handshake_late(&mut self, conn: ConnId) {

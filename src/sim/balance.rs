@@ -186,6 +186,7 @@ fn ledger(world: &mut World) {
     let lost = sum(&[
         Refused::ResponseMalformed,
         Refused::ResponseNotOurs,
+        Refused::ResponseBroadcast,
         Refused::ResponseForged,
         Refused::ResponseFlowGone,
         Refused::ResponseTrying,

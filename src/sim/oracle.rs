@@ -8,7 +8,7 @@ use super::line::{Holder, Line};
 use super::reference::{self, Facts, Words};
 use super::text::{Text, parts_of, uri_in};
 use super::wire::{Net, WireId};
-use crate::base::time::Instant;
+use crate::base::time::{Duration, Instant};
 
 /// What is judged. Closed: each must have compared something in a hundred seeds, or the run fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,6 +152,9 @@ pub struct Sent {
     /// As it was heard, with the front-end's signed words in it.
     pub heard_text: Option<String>,
 }
+
+/// A message that comes in pieces has this long before its rate is judged.
+const MESSAGE_MOMENT: Duration = Duration::from_secs(2);
 
 /// What a message that was heard turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -558,7 +561,10 @@ impl Oracle {
 
     /// Whether the front-end had a reason to answer this request itself with this status.
     fn is_due(&self, net: &Net, lines: &[Line], id: usize, status: u16) -> bool {
+        // A body that comes too slowly is given up with a word.
+        let slow = net.now().since(self.sents[id].at) >= MESSAGE_MOMENT && !self.strict;
         match &self.sents[id].kind {
+            Kind::Request { .. } if status == 400 && slow => true,
             Kind::Garbage { .. } => matches!(status, 400 | 413 | 501 | 505),
             Kind::Response { .. } => false,
             Kind::Request { target: Target::Nobody(statuses), .. } => {

@@ -30,6 +30,8 @@ names! {
         /// The head is complete but not SIP that may be forwarded (400, 501, 505).
         Malformed = "malformed",
         TooLarge = "too_large",
+        /// A message whose head was there and whose body did not come in time: answered 400, then closed.
+        MessageLate = "message_late",
         UnknownScheme = "unknown_scheme",
         MaxForwards = "max_forwards",
         ProxyRequire = "proxy_require",
@@ -57,6 +59,8 @@ names! {
         ResponseNotOurs = "response_not_ours",
         /// The branch is ours in form, but not for this peer, call and life.
         ResponseForged = "response_forged",
+        /// A Via below ours would have it sent to everybody (RFC 4475 3.3.18).
+        ResponseBroadcast = "response_broadcast",
         /// The connection that asked is gone.
         ResponseFlowGone = "response_flow_gone",
         /// 100 is consumed (RFC 3261 16.7 step 5).
@@ -148,6 +152,9 @@ names! {
 /// Methods counted apart; the last one is "other". The names are the proxy's (`proxy::METHOD_NAMES`).
 pub const METHODS: usize = 16;
 
+/// Faults of messages counted apart. The names are the proxy's (`proxy::fault_names`).
+pub const FAULTS: usize = 35;
+
 #[derive(Clone, Debug)]
 pub struct ZoneCounters {
     /// By transport: TCP, TLS.
@@ -214,6 +221,7 @@ pub struct Counters {
     /// For each backend in order of the pools: by event.
     pub health: Vec<[u64; HealthEvent::ALL.len()]>,
     refused: Vec<u64>,
+    faults: [u64; FAULTS],
     transport_refused: Vec<u64>,
     /// Our own responses, by status code less 100.
     responses_sent: Vec<u64>,
@@ -234,6 +242,7 @@ impl Counters {
             backends: vec![[0; Outcome::ALL.len()]; backends],
             health: vec![[0; HealthEvent::ALL.len()]; backends],
             refused: vec![0; Refused::ALL.len()],
+            faults: [0; FAULTS],
             transport_refused: vec![0; TransportRefused::ALL.len()],
             responses_sent: vec![0; 600],
             handshakes: BTreeMap::new(),
@@ -249,6 +258,15 @@ impl Counters {
 
     pub fn refused(&self, reason: Refused) -> u64 {
         self.refused[reason as usize]
+    }
+
+    /// A message had the fault with this number; what became of it is counted as a refusal.
+    pub fn fault(&mut self, fault: usize) {
+        self.faults[fault] += 1;
+    }
+
+    pub fn faults(&self) -> &[u64; FAULTS] {
+        &self.faults
     }
 
     pub fn refuse_transport(&mut self, place: TransportRefused) {
@@ -300,6 +318,7 @@ impl Counters {
             add(mine, theirs);
         }
         add(&mut self.refused, &other.refused);
+        add(&mut self.faults, &other.faults);
         add(&mut self.transport_refused, &other.transport_refused);
         add(&mut self.responses_sent, &other.responses_sent);
         for (label, count) in &other.handshakes {
@@ -316,6 +335,7 @@ impl Counters {
         self.backends.iter_mut().for_each(|outcomes| outcomes.fill(0));
         self.health.iter_mut().for_each(|events| events.fill(0));
         self.refused.fill(0);
+        self.faults.fill(0);
         self.transport_refused.fill(0);
         self.responses_sent.fill(0);
         self.handshakes.clear();
@@ -343,13 +363,17 @@ mod tests {
         two.refuse(Refused::Loop);
         two.close(1, Closed::Idle);
         two.answer(503);
+        one.fault(3);
+        two.fault(3);
         one.merge(&two);
         assert_eq!(one.refused(Refused::Loop), 2);
         assert_eq!(one.closed(1, Closed::Idle), 1);
+        assert_eq!(one.faults()[3], 2);
         assert_eq!(one.answers().collect::<Vec<_>>(), [(503, 1)]);
         one.reset();
         assert_eq!(one.zones.len(), 2);
         assert_eq!(one.answers().count(), 0);
+        assert_eq!(one.faults()[3], 0);
     }
 
     #[test]

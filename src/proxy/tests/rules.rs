@@ -563,3 +563,62 @@ fn a_cancel_on_another_connection_finds_the_backend_under_a_branch_of_its_own() 
     assert!(cancel.starts_with("CANCEL "));
     assert_ne!(header(&cancel, "Via")[0], header(&invite, "Via")[0]);
 }
+
+/// 3261-16.3-b
+#[test]
+fn of_several_faults_the_first_of_16_3_is_told() {
+    let all = "Proxy-Require: foo\r\n";
+    let text = request("INVITE", "foo:bar", "of1", all).replace("Forwards: 70", "Forwards: 0");
+    assert!(answered(&text).starts_with("SIP/2.0 416 "));
+    let text = request("INVITE", "sip:b@c", "of2", all).replace("Forwards: 70", "Forwards: 0");
+    assert!(answered(&text).starts_with("SIP/2.0 483 "));
+    // Round once: 482 comes before 420.
+    let (mut bench, client, _, arrived) = forwarded(&request("INVITE", "sip:b@c", "of3", ""));
+    bench.send(client, &arrived.replacen("From:", "Proxy-Require: foo\r\nFrom:", 1));
+    assert!(bench.take(client).starts_with("SIP/2.0 482 "));
+    assert!(answered(&request("INVITE", "sip:b@c", "of4", all)).starts_with("SIP/2.0 420 "));
+}
+
+/// 3261-18.3-b
+#[test]
+fn a_body_that_does_not_come_in_time_is_answered_before_the_end() {
+    let mut bench = Bench::new(1);
+    let (client, slow) = (bench.client(), bench.client());
+    let text = request("INVITE", "sip:bob@example.com", "late", "")
+        .replace("Content-Length: 0", "Content-Length: 5000")
+        + &"v".repeat(4999);
+    bench.send(client, &text);
+    bench.send(slow, &text[..text.len() - 4700]);
+    bench.pass(Duration::from_millis(2100));
+    assert!(bench.take(slow).starts_with("SIP/2.0 400 "), "slower than the lowest rate");
+    assert_eq!(bench.closed, [slow]);
+    bench.pass(Duration::from_millis(8000));
+    assert_eq!(bench.take(client).lines().next(), Some("SIP/2.0 400 Bad Request"));
+    assert_eq!(bench.closed, [slow, client]);
+    assert_eq!(bench.refused(Refused::MessageLate), 2);
+    // A response that does not come in time is nobody's request.
+    let late = bench.client();
+    bench.send(late, "SIP/2.0 200 OK\r\nContent-Length: 6000\r\n\r\n");
+    bench.pass(Duration::from_secs(3));
+    assert_eq!(bench.take(late), "");
+    assert_eq!(bench.closed, [slow, client, late]);
+}
+
+#[test]
+fn a_response_for_everybody_reaches_nobody() {
+    for (via, passes) in [
+        ("SIP/2.0/UDP 255.255.255.255;branch=z9hG4bKx", false),
+        ("SIP / 2.0 / UDP 255.255.255.255 : 5060 ;branch=z9hG4bKx", false),
+        ("SIP/2.0/UDP 192.0.2.9, SIP/2.0/UDP 255.255.255.255", false),
+        ("SIP/2.0/UDP 255.255.255.254;x=255.255.255.255", true),
+        ("SIP/2.0/UDP 255.255.255.255.example.com", true),
+    ] {
+        let (mut bench, client, backend, arrived) =
+            forwarded(&request("OPTIONS", "sip:b@c", "bc", ""));
+        let answer =
+            response(&arrived, "200 OK").replacen("From:", &format!("Via: {via}\r\nFrom:"), 1);
+        bench.send(backend, &answer);
+        assert_eq!(bench.take(client).starts_with("SIP/2.0 200 "), passes, "{via}");
+        assert_eq!(bench.refused(Refused::ResponseBroadcast), u64::from(!passes), "{via}");
+    }
+}
