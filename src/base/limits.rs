@@ -55,6 +55,9 @@ pub const PANIC_WINDOW: Duration = Duration::from_secs(60);
 /// Descriptor slots kept for connections that we dial: backends x lanes, with room for those that are closing.
 pub const OWN_SLOTS: u32 = 1024;
 
+/// Backends times lanes: half of the slots, since every backend may be closing while its successor is dialled.
+pub const DIALLED_MAX: usize = OWN_SLOTS as usize / 2;
+
 /// Slots above the operator's limit, so that a burst accepted before the stop takes effect can be closed by us.
 pub const ACCEPT_RESERVE: u32 = 256;
 

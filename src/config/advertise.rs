@@ -106,6 +106,8 @@ pub(super) struct Dialled {
     pub zone: usize,
     pub transport: Transport,
     pub family: Family,
+    /// A fault when we have no name there; a name that DNS leads elsewhere can do without one family.
+    pub needed: bool,
     pub at: At,
 }
 
@@ -130,7 +132,7 @@ pub(super) fn zones(
                     (dial.zone, dial.transport, dial.family) == (index, transport, family)
                 });
                 match (&found, standing_in, dial) {
-                    (None, _, Some(dial)) => {
+                    (None, _, Some(dial)) if dial.needed => {
                         let why = format!(
                             "nothing says where {} backends of zone {} reach us: no listener has an {} address",
                             name(family),

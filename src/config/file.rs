@@ -7,20 +7,14 @@ use serde::Deserialize;
 
 use super::read::{Many, Named, Written};
 use super::value::{
-    Address, AdminAddress, Auto, BytesPerSecond, Count, Embedded, FilePath, HeaderName, Host,
-    HostPort, Identity, Method, Name, Off, Or, PerTime, Period, Share, Size, SourcePrefix, Target,
-    Unpinned,
+    Address, AdminAddress, Auto, BackendAddress, BytesPerSecond, Count, Embedded, FilePath,
+    HeaderName, Host, HostPort, Identity, Method, Name, NameServer, Off, Or, PerTime, Period,
+    ServiceName, Share, Size, SourcePrefix, Target, Unpinned,
 };
 
 /// Keys of later versions. They are unknown here, and the cure says so.
-const NOT_BUILT: [&str; 6] = [
-    "hep",
-    "fleet",
-    "listener.proxy_protocol_from",
-    "pool.overload_control",
-    "pool.backends.srv",
-    "admin.client_ca",
-];
+const NOT_BUILT: [&str; 5] =
+    ["hep", "fleet", "listener.proxy_protocol_from", "pool.overload_control", "admin.client_ca"];
 
 /// Whether the key at `path` (`pool[0].overload_control`) is one of a later version.
 pub fn is_not_built(path: &str) -> bool {
@@ -55,6 +49,8 @@ pub struct File {
     pub pool: Written<Vec<Written<Pool>>>,
     /// Which requests go to which pool; the first match wins.
     pub route: Written<Vec<Written<Route>>>,
+    /// How the names of backends are looked up.
+    pub resolver: Written<Resolver>,
     /// Every bound that may be set.
     pub limits: Written<Limits>,
     /// How the process stops.
@@ -326,13 +322,16 @@ pub enum Affinity {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["name", "address"]))]
+#[schemars(extend("required" = ["name"]))]
 pub struct Backend {
     pub name: Written<Name>,
-    pub address: Written<Address>,
-    /// May be left out when the pool's zone speaks one transport only.
+    /// An address with a port; a name with a port (its addresses); or a name (NAPTR, SRV, addresses: RFC 3263).
+    pub address: Written<BackendAddress>,
+    /// In place of address: the SRV records of exactly this name, such as "_sips._tcp.pbx.example.com".
+    pub srv: Written<ServiceName>,
+    /// May be left out when the pool's zone speaks one transport only, or when DNS is to say it.
     pub transport: Written<Transport>,
-    /// The name that its certificate must carry (RFC 5922); absent: its address.
+    /// The name that its certificate must carry (RFC 5922); absent: its address, or its name before DNS.
     pub server_name: Written<Host>,
     pub weight: Written<u16>,
     pub priority: Written<u16>,
@@ -348,6 +347,21 @@ pub struct Route {
     /// Request-URI hosts that this route answers for; empty: any.
     pub host: Written<Many<Host>>,
     pub pool: Written<Name>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Resolver {
+    /// Asked in this order, over TCP; absent: those of /etc/resolv.conf.
+    pub servers: Written<Many<NameServer>>,
+    /// For one question to one server.
+    pub timeout: Written<Period>,
+    /// Answers are not asked again before this.
+    pub ttl_min: Written<Period>,
+    /// Answers are asked again after this at the latest.
+    pub ttl_max: Written<Period>,
+    /// Where loopback and link-local addresses may lie, which otherwise are refused in answers.
+    pub allow_answers: Written<Many<SourcePrefix>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::check::{Check, or, period};
 use super::file;
 use super::read::{At, Many, Written};
-use super::snapshot::{AdminListen, ControlSettings, LogLevel, LogSettings};
+use super::snapshot::{AdminListen, ControlSettings, LogLevel, LogSettings, ResolverSettings};
 use super::value::{AdminAddress, FilePath, Or, Target};
 use crate::base::limits::WORKERS_MAX;
 
@@ -29,6 +29,7 @@ impl Check<'_> {
         latency: file::Latency,
         log: file::Log,
         (binds, embedded_backend): (&[SocketAddr], Option<SocketAddr>),
+        resolver: ResolverSettings,
     ) -> ControlSettings {
         let state_dir = match node.state_dir.value() {
             Some(path) => self.path(path),
@@ -68,6 +69,7 @@ impl Check<'_> {
                     Target::File(path) => Some(self.path(&FilePath(path))),
                 },
             },
+            resolver,
             embedded_backend,
         }
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::snapshot::{
     AdminListen, Advertised, Affinity, Backend, ClientCertificate, ControlSettings, Family, Group,
-    IdentityFiles, Limits, Listener, LogLevel, PathPolicy, Pool, Rate, Route, Snapshot,
-    TicketPolicy, TlsUri, Transport, Zone,
+    IdentityFiles, Limits, Listener, LogLevel, NamedBackend, NamedPlace, PathPolicy, Pool, Rate,
+    ResolverSettings, Route, Snapshot, TicketPolicy, TlsUri, Transport, Transports, Zone,
 };
 
 /// The settled configuration as TOML.
@@ -49,6 +49,7 @@ pub fn toml(snapshot: &Snapshot, control: &ControlSettings) -> String {
     for route in &snapshot.routes {
         page.route(route, snapshot);
     }
+    page.resolver(&control.resolver);
     page.limits(&snapshot.limits);
     page.table("[drain]");
     page.text("deadline", duration(snapshot.drain.deadline));
@@ -246,6 +247,9 @@ impl Page {
             self.text("backends", "embedded");
             return;
         }
+        let number = snapshot.pools.iter().position(|other| std::ptr::eq(other, pool));
+        let names = control.resolver.names.iter();
+        let names = names.filter(|named| Some(usize::from(named.pool)) == number);
         self.line(format_args!("backends = ["));
         for backend in &pool.backends {
             self.line(format_args!(
@@ -258,7 +262,43 @@ impl Page {
                 backend.priority
             ));
         }
+        for named in names {
+            self.named_backend(named);
+        }
         self.line(format_args!("]"));
+    }
+
+    fn named_backend(&mut self, named: &NamedBackend) {
+        let key = match &named.place {
+            NamedPlace::Service { .. } => "srv",
+            NamedPlace::Domain { .. } | NamedPlace::Host { .. } => "address",
+        };
+        let transport = match named.transports {
+            Transports { tcp: true, tls: true } => String::new(),
+            Transports { tls: true, .. } => "transport = \"tls\", ".to_owned(),
+            Transports { .. } => "transport = \"tcp\", ".to_owned(),
+        };
+        self.line(format_args!(
+            "  {{ name = {}, {key} = {}, {transport}server_name = {}, weight = {}, priority = {} }},",
+            quoted(&named.name),
+            quoted(named.place.text()),
+            quoted(&named.server_name),
+            named.weight,
+            named.priority
+        ));
+    }
+
+    fn resolver(&mut self, resolver: &ResolverSettings) {
+        self.table("[resolver]");
+        match resolver.servers.is_empty() {
+            true => self.line(format_args!("# servers: those of /etc/resolv.conf")),
+            false => self.list("servers", &resolver.servers),
+        }
+        self.text("timeout", duration(resolver.timeout));
+        self.text("ttl_min", duration(resolver.ttl_min));
+        self.text("ttl_max", duration(resolver.ttl_max));
+        let allowed = resolver.allow_answers.iter();
+        self.list("allow_answers", allowed.map(|p| format!("{}/{}", p.address, p.bits)));
     }
 
     fn route(&mut self, route: &Route, snapshot: &Snapshot) {

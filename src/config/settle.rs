@@ -10,15 +10,16 @@ use std::time::Duration;
 use super::advertise::{self, Dialled, Hosts};
 use super::check::{Check, or, period};
 use super::file::{self, File};
+use super::named;
 use super::read::{self, At, Many, Named, Written};
 use super::snapshot::{
     Affinity, Backend, CipherSuite, ClientCertificate, Family, Group, IdentityFiles, Listener,
-    PathPolicy, Pool, Route, Snapshot, TicketPolicy, Tls, TlsUri, Transport, Transports, Zone,
-    ZoneAdvertised,
+    NamedBackend, PathPolicy, Pool, Route, Snapshot, TicketPolicy, Tls, TlsUri, Transport,
+    Transports, Zone, ZoneAdvertised,
 };
-use super::value::{Count, Name, Off, Or};
+use super::value::{BackendAddress, Count, Name, Off, Or};
 use super::{Faults, HostFacts, Settled};
-use crate::base::limits::OWN_SLOTS;
+use crate::base::limits::DIALLED_MAX;
 use crate::tls::ticket;
 
 /// Each zone is a label value of many metrics.
@@ -31,8 +32,6 @@ const POOLS_MAX: usize = 256;
 const ROUTES_MAX: usize = 1024;
 /// Ticket keys that are looked through for each ticket.
 const TICKET_KEYS_MAX: u32 = 1024;
-/// Half of the slots for what we dial: every backend may be closing while its successor is dialled.
-const DIALLED_MAX: usize = OWN_SLOTS as usize / 2;
 
 type ZoneTable = (Written<Name>, Written<file::Zone>);
 
@@ -62,18 +61,20 @@ pub(super) fn settle(
         zone_tables.iter().map(|(name, zone)| check.zone(name, zone)).collect();
     let (mut zones, hosts): (Vec<Zone>, Vec<Hosts>) = zones.into_iter().unzip();
     let listeners = check.listeners(&listener_tables, &listeners_at, &zones, &hosts);
-    let mut dialled = Vec::new();
-    let pools = check.pools(&pool_tables, &zones, &listeners, &mut dialled);
+    let (mut dialled, mut names) = (Vec::new(), Vec::new());
+    let pools = check.pools(&pool_tables, (&zones, &listeners), &mut dialled, &mut names);
     let routes = check.routes(&route_tables, &zones, &pools);
     // What has a fault is not there: what would be said of its absence would be false.
     if check.faults() == 0 {
         advertise::zones(&mut check, &mut zones, &hosts, &listeners, &dialled);
+        check.names_reach_us(&names, &pools, &zones);
         check.unused((&zones, &zone_tables), &listeners, (&pools, &pool_tables), &routes);
     }
 
     let tls = check.tls(file.tls.table("tls").0);
     let limits = check.limits(file.limits.table("limits"));
     let drain = check.drain(file.drain.table("drain").0);
+    let resolver = check.resolver(file.resolver.table("resolver").0, names);
     let udp_answer = check.udp_answer(file.policy.table("policy").0);
     let mut backends = pools.iter().flat_map(|pool| &pool.backends);
     let embedded_backend = backends.any(|backend| backend.address == EMBEDDED_BACKEND);
@@ -84,6 +85,7 @@ pub(super) fn settle(
         file.latency.table("latency").0,
         file.log.table("log").0,
         (&binds, embedded_backend.then_some(EMBEDDED_BACKEND)),
+        resolver,
     );
     let name = node.name.value().map_or("ringfront".into(), |name| name.0.clone());
     check.finish(|| {
@@ -121,7 +123,7 @@ fn without_ipv6_loopback(
     check.note(at, why, "to have it: sysctl net.ipv6.conf.lo.disable_ipv6=0");
 }
 
-fn transport(written: file::Transport) -> Transport {
+pub(super) fn transport(written: file::Transport) -> Transport {
     match written {
         file::Transport::Tcp => Transport::Tcp,
         file::Transport::Tls => Transport::Tls,
@@ -129,7 +131,7 @@ fn transport(written: file::Transport) -> Transport {
 }
 
 /// The good values of a list, and whether it was written at all.
-fn list<T: Clone>(written: &Written<Many<T>>) -> Vec<T> {
+pub(super) fn list<T: Clone>(written: &Written<Many<T>>) -> Vec<T> {
     let Some(Many(list)) = written.value() else { return Vec::new() };
     list.iter().filter_map(Written::value).cloned().collect()
 }
@@ -347,7 +349,7 @@ impl Check<'_> {
         }
     }
 
-    fn allowed(&mut self, zone: &Zone, transport: Transport, at: &At) {
+    pub(super) fn allowed(&mut self, zone: &Zone, transport: Transport, at: &At) {
         if !zone.transports.allows(transport) {
             let word = transport.name();
             let why = format!("zone {} does not speak {word}", zone.name);
@@ -394,9 +396,9 @@ impl Check<'_> {
     fn pools(
         &mut self,
         tables: &[Written<file::Pool>],
-        zones: &[Zone],
-        listeners: &[Listener],
+        (zones, listeners): (&[Zone], &[Listener]),
         dialled: &mut Vec<Dialled>,
+        names: &mut Vec<NamedBackend>,
     ) -> Vec<Pool> {
         self.unique("pool", tables.iter().filter_map(Written::value).map(|table| &table.name));
         let mut pools = Vec::new();
@@ -410,8 +412,11 @@ impl Check<'_> {
                 self.fault(at, "a second pool of the embedded backend", cure);
             }
             let before = connections;
-            let pool = self.pool((table, at), zones, listeners, dialled);
-            connections += pool.backends.len() * usize::from(pool.lanes);
+            let named_before = names.len();
+            let mut pool = self.pool((table, at), zones, listeners, dialled);
+            self.named_backends(&mut pool, table, (pools.len(), zones), dialled, names);
+            let backends = pool.backends.len() + names.len() - named_before;
+            connections += backends * usize::from(pool.lanes);
             if before <= DIALLED_MAX && connections > DIALLED_MAX {
                 let why = format!(
                     "backends times lanes of all pools are {connections} connections of each core, {DIALLED_MAX} are the most"
@@ -450,7 +455,8 @@ impl Check<'_> {
                 if let Some(zone) = zone {
                     self.allowed(&zones[zone], Transport::Tcp, at);
                     let (transport, family) = (Transport::Tcp, Family::V4);
-                    dialled.push(Dialled { zone, transport, family, at: at.clone() });
+                    let at = at.clone();
+                    dialled.push(Dialled { zone, transport, family, needed: true, at });
                 }
                 vec![embedded_backend()]
             }
@@ -483,6 +489,7 @@ impl Check<'_> {
             },
             allow_wildcard: or(&table.allow_wildcard, false),
             backends,
+            udp_only: false,
         }
     }
 
@@ -496,6 +503,9 @@ impl Check<'_> {
         self.unique("backend", tables.iter().filter_map(Written::value).map(|table| &table.name));
         let mut backends: Vec<Backend> = Vec::new();
         for (table, at) in tables.iter().filter_map(Written::good) {
+            if named::is_name(table) {
+                continue;
+            }
             let Some(backend) = self.backend((table, at), zone, listeners) else { continue };
             let address_at = table.address.at().unwrap_or(at);
             if let Some(other) = backends.iter().find(|other| other.address == backend.address) {
@@ -505,7 +515,8 @@ impl Check<'_> {
             }
             if let Some((zone, _)) = zone {
                 let (transport, family) = (backend.transport, Family::of(backend.address.ip()));
-                dialled.push(Dialled { zone, transport, family, at: address_at.clone() });
+                let at = address_at.clone();
+                dialled.push(Dialled { zone, transport, family, needed: true, at });
             }
             backends.push(backend);
         }
@@ -520,10 +531,37 @@ impl Check<'_> {
     ) -> Option<Backend> {
         let name = self.required(&table.name, at, "name", "\"r1\"");
         let address = self.required(&table.address, at, "address", "\"192.0.2.11:5061\"");
+        let address = match address {
+            Some((BackendAddress::Address(address), at)) => Some((*address, at)),
+            _ => None,
+        };
         let transport = self.backend_transport(table, at, zone);
         if let Some((address, at)) = address {
-            self.reachable(address.0, at, listeners);
+            self.reachable(address, at, listeners);
         }
+        self.server_name_and_weight(table, transport);
+        let (address, _) = address?;
+        let server_name = match table.server_name.value() {
+            // A certificate holds an IPv6 address without brackets.
+            Some(name) => name.0.trim_matches(['[', ']']).into(),
+            None => address.ip().to_string().into(),
+        };
+        Some(Backend {
+            name: name?.0.0.clone(),
+            transport: transport?,
+            address,
+            server_name,
+            weight: or(&table.weight, 100),
+            priority: or(&table.priority, 0),
+            retired: false,
+        })
+    }
+
+    pub(super) fn server_name_and_weight(
+        &mut self,
+        table: &file::Backend,
+        transport: Option<Transport>,
+    ) {
         if let (Some(Transport::Tcp), Some(at)) = (transport, table.server_name.at()) {
             self.note(at, "TCP checks no name, so this has no effect", "take it out");
         }
@@ -531,20 +569,6 @@ impl Check<'_> {
             let cure = "write 1 or more; to keep a backend without using it, give it a higher priority number";
             self.fault(at, "a backend of weight 0 would never be used", cure);
         }
-        let (address, _) = address?;
-        let server_name = match table.server_name.value() {
-            // A certificate holds an IPv6 address without brackets.
-            Some(name) => name.0.trim_matches(['[', ']']).into(),
-            None => address.0.ip().to_string().into(),
-        };
-        Some(Backend {
-            name: name?.0.0.clone(),
-            transport: transport?,
-            address: address.0,
-            server_name,
-            weight: or(&table.weight, 100),
-            priority: or(&table.priority, 0),
-        })
     }
 
     fn backend_transport(
@@ -566,14 +590,18 @@ impl Check<'_> {
             }
         };
         self.allowed(zone, chosen, at);
-        if chosen == Transport::Tls && zone.server_ca.is_empty() {
+        self.vouched(zone, chosen, at);
+        Some(chosen)
+    }
+
+    pub(super) fn vouched(&mut self, zone: &Zone, transport: Transport, at: &At) {
+        if transport == Transport::Tls && zone.server_ca.is_empty() {
             let why = format!(
                 "nobody may vouch for its certificate: [zone.{}] has no server_ca",
                 zone.name
             );
             self.fault(at, why, format!("write server_ca = \"ca.pem\" in [zone.{}]", zone.name));
         }
-        Some(chosen)
     }
 
     /// A backend is some other process at one address.
@@ -800,6 +828,7 @@ fn embedded_backend() -> Backend {
         server_name: EMBEDDED_BACKEND.ip().to_string().into(),
         weight: 100,
         priority: 0,
+        retired: false,
     }
 }
 

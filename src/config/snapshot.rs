@@ -234,7 +234,10 @@ pub struct Pool {
     /// How long a backend that comes back takes to have its whole share again; zero: at once.
     pub slow_start: Duration,
     pub allow_wildcard: bool,
+    /// Those with addresses; what names lead to is put in by control when it is known. May be empty.
     pub backends: Vec<Backend>,
+    /// No backend, because all that its names lead to is UDP: requests are refused as such.
+    pub udp_only: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -245,7 +248,62 @@ pub struct Backend {
     /// The name its certificate must carry (RFC 5922 7.3), and SNI.
     pub server_name: Box<str>,
     pub weight: u16,
+    /// The least goes first.
     pub priority: u16,
+    /// An address that its name no longer leads to: it keeps the dialogs that it has and gets no new ones.
+    pub retired: bool,
+}
+
+/// A backend that is written as a name: what it leads to is found by DNS (RFC 3263).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedBackend {
+    /// Index into `Snapshot::pools`.
+    pub pool: u16,
+    pub name: Box<str>,
+    pub place: NamedPlace,
+    /// What may be spoken to it: the zone's, or the one that is written.
+    pub transports: Transports,
+    /// The name before DNS, which its certificates must carry (RFC 5922 7.3).
+    pub server_name: Box<str>,
+    pub weight: u16,
+    pub priority: u16,
+}
+
+/// How a backend's name is written; names are lower case and without a final dot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedPlace {
+    /// A name without a port: NAPTR, SRV, then its addresses (RFC 3263 4.1). With a written transport no NAPTR.
+    Domain { name: Box<str>, transport_written: bool },
+    /// A name with a port: its addresses (RFC 3263 4.2).
+    Host { name: Box<str>, port: u16 },
+    /// `srv`: the SRV records of exactly this name (RFC 2782).
+    Service { name: Box<str> },
+}
+
+impl NamedPlace {
+    /// As it was written.
+    pub fn text(&self) -> String {
+        match self {
+            NamedPlace::Domain { name, .. } | NamedPlace::Service { name } => name.to_string(),
+            NamedPlace::Host { name, port } => format!("{name}:{port}"),
+        }
+    }
+}
+
+/// How names are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolverSettings {
+    /// Asked in this order; empty: those of /etc/resolv.conf at the time of the question.
+    pub servers: Vec<SocketAddr>,
+    /// For one question to one server, connection included.
+    pub timeout: Duration,
+    /// An answer is never asked again before this,
+    pub ttl_min: Duration,
+    /// nor believed for longer than this without asking again.
+    pub ttl_max: Duration,
+    /// Where addresses of loopback and link-local ranges may lie all the same.
+    pub allow_answers: Vec<Prefix>,
+    pub names: Vec<NamedBackend>,
 }
 
 #[derive(Clone, Debug)]
@@ -518,6 +576,7 @@ pub struct ControlSettings {
     pub latency_log: Option<PathBuf>,
     pub latency_interval: Duration,
     pub log: LogSettings,
+    pub resolver: ResolverSettings,
     /// Whether the embedded backend runs beside the proxy (only in the embedded default).
     pub embedded_backend: Option<SocketAddr>,
 }

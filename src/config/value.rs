@@ -108,6 +108,7 @@ text_value!(
     FilePath
 );
 text_value!(AdminAddress, Method, HeaderName, Identity, Target);
+text_value!(BackendAddress, ServiceName, NameServer);
 
 /// A name that may stand in a metric, a path and a log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -327,10 +328,111 @@ fn not_an_address(text: &str) -> String {
     let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
     if parse_host(host).is_ok() && host.chars().any(|c| c.is_ascii_alphabetic()) {
         return format!(
-            "{text:?} is a name, and this version asks no DNS\nwrite its address: \"192.0.2.1:5060\""
+            "{text:?} is a name, and an address is wanted here\nwrite it: \"192.0.2.1:5060\""
         );
     }
     format!("{text:?} is no address\n{ADDRESS_CURE}")
+}
+
+/// Where a backend is: an address, or a name that DNS knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendAddress {
+    Address(SocketAddr),
+    Name { host: Box<str>, port: Option<u16> },
+}
+
+impl Text for BackendAddress {
+    const FORM: &'static str =
+        "an address with a port, or a name: \"192.0.2.11:5061\", \"pbx.example.com\"";
+    const PATTERN: &'static str = r"^(\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}|[A-Za-z0-9.-]+(:[0-9]{1,5})?)$";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match HostPort::parse(text) {
+            Ok(HostPort { host: Host(host), port })
+                if !host.starts_with('[') && host.parse::<IpAddr>().is_err() =>
+            {
+                Ok(BackendAddress::Name { host: absolute(&host), port })
+            }
+            _ => Address::parse(text).map(|Address(address)| BackendAddress::Address(address)),
+        }
+    }
+}
+
+/// Names are looked up as they stand, with or without their final dot.
+fn absolute(host: &str) -> Box<str> {
+    host.strip_suffix('.').unwrap_or(host).into()
+}
+
+/// The owner of SRV records (RFC 2782): `_service._tcp.name`, lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceName {
+    /// `_sips`
+    pub service: Box<str>,
+    /// What the name itself says is spoken there; `None`: nothing that is known here.
+    pub tls: Option<bool>,
+    /// What stands behind the protocol.
+    pub domain: Box<str>,
+    pub whole: Box<str>,
+}
+
+impl Text for ServiceName {
+    const FORM: &'static str = "the name of SRV records, such as \"_sips._tcp.pbx.example.com\"";
+    const PATTERN: &'static str = r"^_[A-Za-z0-9-]+\._[A-Za-z]+\.[A-Za-z0-9.-]+$";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let refusal = || format!("{text:?} is no name of SRV records\nwrite {}", Self::FORM);
+        let lower = text.to_ascii_lowercase();
+        let mut parts = lower.splitn(3, '.');
+        let (service, protocol, domain) = (parts.next(), parts.next(), parts.next());
+        let (Some(service), Some(protocol), Some(domain)) = (service, protocol, domain) else {
+            return Err(refusal());
+        };
+        let label = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        let label = |text: &str| {
+            text.strip_prefix('_').is_some_and(|rest| !rest.is_empty() && rest.chars().all(label))
+        };
+        let Host(domain) = parse_host(domain).map_err(|_| refusal())?;
+        if !label(service) || service.len() > 63 || domain.parse::<IpAddr>().is_ok() {
+            return Err(refusal());
+        }
+        if protocol == "_udp" {
+            return Err(NO_UDP.into());
+        }
+        if !["_tcp", "_tls"].contains(&protocol) {
+            return Err(format!(
+                "{text:?} names {protocol:?}, which is not spoken here\nwrite {}",
+                Self::FORM
+            ));
+        }
+        let domain = absolute(&domain);
+        let whole = format!("{service}.{protocol}.{domain}").into();
+        let tls = match (service, protocol) {
+            ("_sips", _) | (_, "_tls") => Some(true),
+            ("_sip", _) => Some(false),
+            _ => None,
+        };
+        Ok(ServiceName { service: service.into(), tls, domain, whole })
+    }
+}
+
+/// A name server: an address, with or without its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameServer(pub SocketAddr);
+
+/// RFC 1035 4.2.
+const DNS_PORT: u16 = 53;
+
+impl Text for NameServer {
+    const FORM: &'static str = "the address of a name server, such as \"10.0.0.53\"";
+    const PATTERN: &'static str = r"^(\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?|[0-9A-Fa-f.:]+)$";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        match bare.parse::<IpAddr>() {
+            Ok(address) => Ok(NameServer(SocketAddr::new(address.to_canonical(), DNS_PORT))),
+            Err(_) => Address::parse(text).map(|Address(address)| NameServer(address)),
+        }
+    }
 }
 
 /// A host as it stands in a URI: lower case, IPv6 in brackets.

@@ -3,6 +3,7 @@
 //! closed sets.
 
 use std::fmt;
+use std::time::Instant;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
@@ -11,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::host::{Guard, HostReport};
 use super::pools;
+use super::resolve::names::Names;
 use super::totals::Totals;
 use crate::config::snapshot::{Snapshot, Transport};
 use crate::proxy;
@@ -49,6 +51,7 @@ pub fn metrics(
     totals: &Totals,
     snapshot: &Snapshot,
     orders: &[Order],
+    (backend_names, now): (&Names, Instant),
     host_report: &HostReport,
 ) -> String {
     let mut families = vec![
@@ -59,6 +62,7 @@ pub fn metrics(
     connections(&mut families, totals, snapshot);
     messages(&mut families, totals, snapshot);
     backends(&mut families, totals, snapshot, orders);
+    names(&mut families, backend_names, now);
     workers(&mut families, totals);
     host(&mut families, host_report);
     families.push(stages(&totals.latency));
@@ -231,6 +235,37 @@ fn backends(families: &mut Vec<Family>, totals: &Totals, snapshot: &Snapshot, or
         }
     }
     families.extend([up, order, health, requests]);
+}
+
+/// What DNS says of the backends that are written as names.
+fn names(families: &mut Vec<Family>, names: &Names, now: Instant) {
+    let counts = &names.counts;
+    let mut lookups =
+        Family::counter("ringfront_dns_lookups", "Names of backends looked up, by what came of it");
+    lookups = lookups.with([("result", "answered".to_owned())], counts.answered);
+    for (reason, count) in &counts.failed {
+        lookups = lookups.with([("result", (*reason).to_owned())], *count);
+    }
+    let changes = Family::counter("ringfront_dns_changes", "Times that a name led elsewhere")
+        .with([], counts.changes);
+    let udp = Family::counter("ringfront_dns_udp_discarded", "Services of UDP passed over")
+        .with([], counts.udp_discarded);
+    let refused = Family::counter(
+        "ringfront_dns_addresses_refused",
+        "Addresses in answers where no backend may be: loopback, link-local, our own",
+    )
+    .with([], counts.addresses_refused);
+    let mut age = Family::gauge("ringfront_dns_answer_age_seconds", "Age of the last good answer");
+    let mut stale =
+        Family::gauge("ringfront_dns_failures", "Look-ups that failed since the last answer");
+    for name in names.status(now) {
+        let labels = || [("pool", name.pool.to_owned()), ("backend", name.backend.to_owned())];
+        stale = stale.with(labels(), u64::from(name.failures));
+        if let Some(known) = name.age {
+            age = age.with(labels(), known.as_secs());
+        }
+    }
+    families.extend([lookups, changes, udp, refused, age, stale]);
 }
 
 /// Counters of a worker: metric, help, and the word of `WorkerTotals::words`.
@@ -467,7 +502,18 @@ mod tests {
     #[test]
     fn the_names_and_labels_are_those_of_the_contract() {
         let snapshot = snapshot();
-        let text = metrics(&totals(&snapshot), &snapshot, &[Order::Drain], &host_report());
+        let host = crate::config::HostFacts {
+            cores: vec![0],
+            descriptors: 20_000,
+            user: 0,
+            unix_time: 1_800_000_000,
+            ipv6_loopback: true,
+        };
+        let control = crate::config::load(None, &host).expect("the embedded default").control;
+        let now = tokio::time::Instant::now().into_std();
+        let names = Names::new(&control.resolver, &snapshot, now);
+        let text =
+            metrics(&totals(&snapshot), &snapshot, &[Order::Drain], (&names, now), &host_report());
         for line in [
             "ringfront_connections{zone=\"edge\",transport=\"tls\",worker=\"1\"} 2",
             "ringfront_connections_total{zone=\"edge\",transport=\"tls\"} 4",

@@ -16,6 +16,7 @@ pub mod memory;
 pub mod pools;
 mod problem;
 pub mod reload;
+pub mod resolve;
 pub mod secret;
 pub mod settings;
 pub mod start;

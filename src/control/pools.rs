@@ -33,16 +33,25 @@ impl Orders {
         if self.0.len() > settings.backends().len() + ABSENT_MAX {
             self.0.retain(|(pool, backend), _| find(&settings.snapshot, pool, backend).is_some());
         }
+        // An order for a name is one for every address that it leads to.
+        let order = |pool: &str, backend: &str| self.0.get(&(pool.into(), backend.into())).copied();
         settings.with_orders(|pool, backend| {
-            self.0.get(&(pool.into(), backend.into())).copied().unwrap_or_default()
+            let of_name = || order(pool, configured_name(backend));
+            order(pool, backend).or_else(of_name).unwrap_or_default()
         })
     }
 }
 
-/// The backend of these names, if it is configured.
+/// The backend of these names, if it is configured; of a name that DNS knows, one of its addresses.
 pub fn find<'s>(snapshot: &'s Snapshot, pool: &str, backend: &str) -> Option<&'s Backend> {
     let pool = snapshot.pools.iter().find(|it| &*it.name == pool)?;
-    pool.backends.iter().find(|it| &*it.name == backend)
+    let named = |it: &&Backend| &*it.name == backend || configured_name(&it.name) == backend;
+    pool.backends.iter().find(named)
+}
+
+/// The name that is written for what is called `name@address` (`resolve::names`).
+fn configured_name(backend: &str) -> &str {
+    backend.split_once('@').map_or(backend, |(name, _)| name)
 }
 
 /// Names of pool and backend, in order of the backends' numbers.

@@ -2,6 +2,7 @@
 //! Owns the list of what only a restart can change. Never half-applies: either everything is taken over, or nothing is
 //! and every reason is told.
 
+use super::resolve::names;
 use super::secret::Secret;
 use super::settings::{Keys, SideFault};
 use super::start::Made;
@@ -26,31 +27,41 @@ pub fn read(
     if fixed.is_empty() { Ok(fresh) } else { Err(fixed) }
 }
 
-/// Builds what the workers are told. The keys of the tokens are read anew too.
+/// Finishes the snapshot: everything but what names lead to. The keys of the tokens are read anew too.
 ///
 /// # Errors
 /// Everything that is wrong with the secret, certificates and keys.
-pub async fn settings(
+pub async fn finish(
     mut snapshot: Snapshot,
     control: &ControlSettings,
     keys: &mut Keys,
     made: &Made,
     old: &Snapshot,
     workers: usize,
-) -> Result<Settings, Vec<String>> {
-    let line = |text: String| text.lines().collect::<Vec<_>>().join("; ");
+) -> Result<Snapshot, Vec<String>> {
     let secret = Secret::load(&control.secret_file).await;
-    let secret = secret.map_err(|fault| vec![line(fault.to_string())])?;
+    let secret = secret.map_err(|fault| vec![line(&fault.to_string())])?;
     made.put_into(&mut snapshot, control);
     snapshot.generation = old.generation + 1;
-    let told = |fault: &SideFault| line(fault.start_up().to_string());
+    let told = |fault: &SideFault| line(&fault.start_up().to_string());
     let fresh = keys.renewed(&snapshot.node, &secret, &snapshot.tls.tickets);
     let fresh = fresh.map_err(|fault| vec![told(&fault)])?;
-    let settings = fresh
-        .settings(snapshot, workers as u8)
-        .map_err(|faults| faults.iter().map(told).collect::<Vec<_>>())?;
+    build(&fresh, names::trial(&snapshot, &control.resolver), workers)?;
     *keys = fresh;
-    Ok(settings)
+    Ok(snapshot)
+}
+
+/// What the workers are told of `snapshot`.
+///
+/// # Errors
+/// Everything that is wrong with certificates and keys.
+pub fn build(keys: &Keys, snapshot: Snapshot, workers: usize) -> Result<Settings, Vec<String>> {
+    let settings = keys.settings(snapshot, workers as u8);
+    settings.map_err(|faults| faults.iter().map(|it| line(&it.start_up().to_string())).collect())
+}
+
+fn line(text: &str) -> String {
+    text.lines().collect::<Vec<_>>().join("; ")
 }
 
 /// What differs and is fixed while the process runs: sockets, threads, the sizes of tables, and the numbers that

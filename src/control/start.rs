@@ -15,6 +15,7 @@ use super::door::{Door, Guarded, Rules};
 use super::fault;
 use super::files;
 use super::fleet::{self, Events};
+use super::resolve::{self, Resolver, names};
 use super::secret::Secret;
 use super::settings::Keys;
 use crate::config::snapshot::{
@@ -44,6 +45,9 @@ pub struct Made {
 
 /// Everything that runs.
 pub struct Running {
+    /// As configured, before names are put in.
+    pub configured: Snapshot,
+    pub resolver: Resolver,
     pub settings: Arc<Settings>,
     pub keys: Keys,
     pub made: Made,
@@ -85,6 +89,9 @@ pub async fn start(
     let secret = Secret::load(&control.secret_file).await?;
     let keys = Keys::new(&snapshot.node, &secret, &snapshot.tls.tickets);
     let keys = keys.map_err(|fault| fault.start_up())?;
+    // Before anybody can connect: a front-end without backends would only refuse.
+    let mut resolver = Resolver::new(&control.resolver, &snapshot);
+    resolver.settle(resolve::START_PATIENCE).await;
 
     let workers = control.cores.len() as u16;
     let listeners = listen(&snapshot, workers)?;
@@ -97,7 +104,11 @@ pub async fn start(
         backend: backend_listener.as_ref().map(|listener| listener[0].address()),
     };
     made.put_into(&mut snapshot, control);
-    let settings = keys.settings(snapshot, workers as u8).map_err(|faults| faults[0].start_up())?;
+    let configured = snapshot;
+    let trial = names::trial(&configured, &control.resolver);
+    keys.settings(trial, workers as u8).map_err(|faults| faults[0].start_up())?;
+    let settings = keys.settings(resolver.names().expand(&configured), workers as u8);
+    let settings = settings.map_err(|faults| faults[0].start_up())?;
     let settings = Arc::new(settings);
 
     let (admin_socket, doors) = open_doors(control, user).await?;
@@ -107,7 +118,7 @@ pub async fn start(
     };
     let workers = fleet::start(&control.cores, &settings, listeners, events)?;
     serve(doors, questions);
-    Ok(Running { settings, keys, made, workers, backend, admin_socket, lock })
+    Ok(Running { configured, resolver, settings, keys, made, workers, backend, admin_socket, lock })
 }
 
 impl Made {

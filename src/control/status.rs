@@ -1,8 +1,11 @@
 //! The state of the process as JSON: `/v1/status`, `/v1/workers`, `/v1/latency`, `/readyz`.
 //! Owns the documents' members. Never a secret, never a peer's bytes.
 
+use std::time::Instant;
+
 use serde_json::{Map, Value, json};
 
+use super::resolve::names::{NameStatus, Names};
 use super::totals::Totals;
 use crate::config::snapshot::Snapshot;
 use crate::proxy::settings::Order;
@@ -34,6 +37,8 @@ pub struct View<'a> {
     pub snapshot: &'a Snapshot,
     /// For each backend: what the operator wants of it.
     pub orders: &'a [Order],
+    pub names: &'a Names,
+    pub now: Instant,
     pub phase: Phase,
     pub uptime_seconds: u64,
 }
@@ -48,8 +53,12 @@ impl View<'_> {
         let backends = self.backend_places().count();
         let usable =
             |backend: usize| self.totals.backend_up(backend) && self.orders[backend] == Order::Up;
-        if backends > 0 && !(0..backends).any(usable) {
+        let wanted = backends > 0 || !self.names.is_empty();
+        if wanted && !(0..backends).any(usable) {
             reasons.push("no usable backend");
+            if self.names.any_unresolved() {
+                reasons.push("a backend's name is not resolved");
+            }
         }
         reasons
     }
@@ -89,12 +98,30 @@ impl View<'_> {
             "messages_forwarded": forwarded,
             "refused": refused,
             "backends": self.backends(),
+            "names": self.named(),
         })
     }
 
     fn backend_places(&self) -> impl Iterator<Item = (&str, &crate::config::snapshot::Backend)> {
         let pools = self.snapshot.pools.iter();
         pools.flat_map(|pool| pool.backends.iter().map(|backend| (&*pool.name, backend)))
+    }
+
+    /// Backends that are written as names, and what DNS says of them.
+    fn named(&self) -> Vec<Value> {
+        let of = |name: NameStatus<'_>| {
+            json!({
+                "pool": name.pool,
+                "backend": name.backend,
+                "name": name.name,
+                "state": name.state,
+                "addresses": name.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "answer_age_seconds": name.age.map(|age| age.as_secs()),
+                "failures": name.failures,
+                "fault": name.fault,
+            })
+        };
+        self.names.status(self.now).map(of).collect()
     }
 
     fn backends(&self) -> Vec<Value> {
@@ -105,6 +132,9 @@ impl View<'_> {
                     "name": backend.name,
                     "address": backend.address.to_string(),
                     "transport": backend.transport.name(),
+                    "weight": backend.weight,
+                    "priority": backend.priority,
+                    "retired": backend.retired,
                     "up": self.totals.backend_up(index),
                 })
             };

@@ -27,6 +27,7 @@ use super::log::{Escaped, Log};
 use super::pools;
 use super::problem::Problem;
 use super::reload::{self, Reload};
+use super::resolve::{self, Resolver};
 use super::start::{self, Running};
 use super::status::{Phase, View};
 use super::totals::{Totals, WorkerState};
@@ -114,6 +115,8 @@ enum Happening {
     Event(Who, WorkerEvent),
     Reported(Box<Reported>),
     Asked(Asked),
+    /// Some backend's name leads elsewhere.
+    NamesChanged,
     Second,
     Interval,
     Gather,
@@ -222,7 +225,8 @@ impl Supervisor {
     pub async fn run(mut self) -> Lost {
         loop {
             let Gathering { until, again, .. } = self.gathering;
-            let happening = self.ears.next([again, until, self.deadline]).await;
+            let deadlines = [again, until, self.deadline];
+            let happening = self.ears.next(deadlines, &mut self.running.resolver).await;
             if self.handle(happening).await.is_break() {
                 break;
             }
@@ -243,6 +247,7 @@ impl Supervisor {
             Happening::Event(Who::Backend, event) => self.backend_event(event),
             Happening::Reported(reported) => self.reported(reported.0, reported.1),
             Happening::Asked(asked) => self.asked(asked).await,
+            Happening::NamesChanged => self.names_changed(),
             Happening::Second => self.second(),
             Happening::Interval => {
                 self.gathering.interval_due = self.latency_log.is_some();
@@ -560,6 +565,8 @@ impl Supervisor {
             totals: &self.totals,
             snapshot,
             orders: &self.running.settings.orders,
+            names: self.running.resolver.names(),
+            now: Instant::now().into_std(),
             phase: self.phase,
             uptime_seconds: self.started.elapsed().as_secs(),
         };
@@ -577,6 +584,7 @@ impl Supervisor {
                     &self.totals,
                     snapshot,
                     &self.running.settings.orders,
+                    (view.names, view.now),
                     &self.host.latest(),
                 ),
             ),
@@ -591,7 +599,8 @@ impl Supervisor {
                 Answer::Text("text/plain; charset=utf-8", text)
             }
             Question::Configuration => {
-                Answer::Json(ok, crate::config::render::json(snapshot, &self.control))
+                let configured = &self.running.configured;
+                Answer::Json(ok, crate::config::render::json(configured, &self.control))
             }
             Question::Drain | Question::Reload | Question::Order { .. } => {
                 let detail = "this is done, not asked";
@@ -648,29 +657,54 @@ impl Supervisor {
 
     async fn reload_settings(&mut self) -> Result<u64, Vec<String>> {
         let running = &mut self.running;
-        let old = &running.settings.snapshot;
+        let old = &running.configured;
         let fresh = reload::read(&self.reload, old, &self.control)?;
         let keys = &mut running.keys;
         let workers = running.workers.len();
-        let settings =
-            reload::settings(fresh.snapshot, &fresh.control, keys, &running.made, old, workers)
+        let configured =
+            reload::finish(fresh.snapshot, &fresh.control, keys, &running.made, old, workers)
                 .await?;
-        let settings = Arc::new(settings);
-        self.totals.reshape(&running.settings.snapshot, &settings.snapshot);
-        running.settings = Arc::clone(&settings);
+        running.resolver.configure(&fresh.control.resolver, &configured);
+        running.resolver.settle(resolve::RELOAD_PATIENCE).await;
+        running.configured = configured;
         if fresh.control.latency_interval != self.control.latency_interval {
             self.ears.interval = every(fresh.control.latency_interval);
         }
         self.control = fresh.control;
-        self.host.configure(Inputs::of(&settings.snapshot, &self.control));
+        self.host.configure(Inputs::of(&self.running.configured, &self.control));
+        self.put_in_names()?;
+        Ok(self.running.configured.generation)
+    }
+
+    /// Gives the workers the configuration with what names lead to now.
+    fn put_in_names(&mut self) -> Result<(), Vec<String>> {
+        let running = &mut self.running;
+        let snapshot = running.resolver.names().expand(&running.configured);
+        let settings = reload::build(&running.keys, snapshot, running.workers.len())?;
+        let settings = Arc::new(settings);
+        self.totals.reshape(&running.settings.snapshot, &settings.snapshot);
+        running.settings = Arc::clone(&settings);
         self.tell_all(|| Command::Configure(Arc::clone(&settings)));
-        Ok(settings.snapshot.generation)
+        Ok(())
+    }
+
+    fn names_changed(&mut self) {
+        for fault in self.put_in_names().err().into_iter().flatten() {
+            tracing::error!(
+                fault,
+                "what a name leads to is not taken over; the old addresses stay"
+            );
+        }
     }
 }
 
 impl Ears {
     /// `deadlines`: of the next gathering, of the one under way, of the phase.
-    async fn next(&mut self, deadlines: [Option<Instant>; 3]) -> Happening {
+    async fn next(
+        &mut self,
+        deadlines: [Option<Instant>; 3],
+        resolver: &mut Resolver,
+    ) -> Happening {
         let [again, gathered, over] = deadlines;
         tokio::select! {
             _ = self.signals.terminate.recv() => Happening::Terminate("SIGTERM"),
@@ -682,6 +716,7 @@ impl Ears {
             Some(asked) = self.questions.recv() => Happening::Asked(asked),
             _ = self.second.tick() => Happening::Second,
             _ = self.interval.tick() => Happening::Interval,
+            () = resolver.changed() => Happening::NamesChanged,
             () = until(again) => Happening::Gather,
             () = until(gathered) => Happening::GatherOver,
             () = until(over) => Happening::Deadline,

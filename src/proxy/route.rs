@@ -359,6 +359,9 @@ impl Router<'_> {
         let lane = affinity_hash(call_id);
         match self.upstream.choose(self.settings, pool, (key, lane), self.now) {
             Some((backend, conn)) => Ok(Target::Backend { backend, conn }),
+            None if self.settings.snapshot.pools[usize::from(pool)].udp_only => {
+                Err(self.udp_refused(TransportRefused::Dns))
+            }
             None => Err(Answer::warned(503, Refused::NoBackend, "no backend of the pool is up")),
         }
     }
@@ -409,12 +412,16 @@ impl Router<'_> {
         } else {
             return Ok(());
         };
-        Err(Answer {
+        Err(self.udp_refused(place))
+    }
+
+    fn udp_refused(&self, place: TransportRefused) -> Answer {
+        Answer {
             status: self.settings.snapshot.udp_answer,
             reason: Refused::TransportPolicy,
             transport: Some(place),
             warning: Some("UDP is not spoken here, use TCP or TLS"),
-        })
+        }
     }
 }
 

@@ -131,7 +131,9 @@ impl Settings {
         for (number, place) in self.derived.backends.iter().enumerate() {
             let pool = &self.snapshot.pools[usize::from(place.pool)];
             let backend = &pool.backends[usize::from(place.backend)];
-            self.orders[number] = order(&pool.name, &backend.name);
+            let order = order(&pool.name, &backend.name);
+            let retired = backend.retired && order == Order::Up;
+            self.orders[number] = if retired { Order::Drain } else { order };
         }
         self
     }

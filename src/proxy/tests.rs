@@ -64,6 +64,7 @@ fn snapshot() -> Snapshot {
         server_name: name.into(),
         weight: 100,
         priority: 0,
+        retired: false,
     };
     Snapshot {
         node: "edge-1".into(),
@@ -82,6 +83,7 @@ fn snapshot() -> Snapshot {
             shared_dialogs: false,
             slow_start: Duration::ZERO,
             allow_wildcard: false,
+            udp_only: false,
             backends: vec![backend("b1", "10.0.0.1:5080"), backend("b2", "10.0.0.2:5080")],
         }],
         routes: vec![Route { from_zone: 0, methods: Vec::new(), hosts: Vec::new(), pool: 0 }],

@@ -436,6 +436,7 @@ impl Setting {
             server_name: backend_name(index).into(),
             weight: 100,
             priority: 0,
+            retired: false,
         });
         let pool = Pool {
             name: "registrars".into(),
@@ -447,6 +448,7 @@ impl Setting {
             shared_dialogs: false,
             slow_start: Duration::ZERO,
             allow_wildcard: false,
+            udp_only: false,
             backends: backends.collect(),
         };
         let route = |from_zone| Route { from_zone, methods: vec![], hosts: vec![], pool: 0 };
