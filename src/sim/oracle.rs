@@ -173,11 +173,13 @@ pub struct Oracle {
     /// Requests by branch and method.
     requests: HashMap<(String, String), usize>,
     families: HashMap<usize, Vec<usize>>,
-    calls: HashMap<String, (usize, u64)>,
+    calls: HashMap<String, (usize, u64, usize)>,
     orders: HashMap<(WireId, WireId), u64>,
     /// Moves on with everything that may send a call elsewhere, and when it last did.
     trouble: u64,
     troubled_at: Instant,
+    /// The workers were told to drain.
+    pub draining: bool,
     /// Nothing is excused.
     pub strict: bool,
     /// By source address instead of Call-ID.
@@ -200,6 +202,7 @@ impl Oracle {
             orders: HashMap::new(),
             trouble: 0,
             troubled_at: Instant(0),
+            draining: false,
             strict,
             affinity_by_source: false,
             compared: [0; Judge::ALL.len()],
@@ -465,12 +468,12 @@ impl Oracle {
             return;
         }
         let trouble = self.trouble + net.let_go.0;
-        let before = self.calls.insert(key, (backend, trouble));
-        if let Some((before, then)) = before
+        let before = self.calls.insert(key, (backend, trouble, id));
+        if let Some((before, then, other)) = before
             && then == trouble
         {
             self.judge(Judge::Affinity, before == backend, || {
-                format!("request m{id} went to backend {backend}, its call to {before}")
+                format!("request m{id} went to backend {backend}, m{other} of its call to {before}")
             });
         }
     }
@@ -579,7 +582,8 @@ impl Oracle {
                 let line = &lines[*flow];
                 let ending = wire.to_peer.is_ending() || line.ended_at.is_some();
                 match status {
-                    430 => gone || ending,
+                    // While draining, connections end one by one, before the network can see it.
+                    430 => gone || ending || self.draining,
                     503 => !self.strict,
                     _ => false,
                 }

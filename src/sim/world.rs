@@ -516,6 +516,7 @@ impl World {
             self.net.borrow_mut().faults.count(Fault::Drain);
             self.cast.trouble();
             self.drain = Some(deadline);
+            self.cast.oracle.draining = true;
             self.command(|| Command::Drain { deadline });
         }
     }
