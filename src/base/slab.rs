@@ -100,6 +100,15 @@ impl<T> Slab<T> {
         })
     }
 
+    /// The live entries of at most `count` slots from `first` on.
+    pub fn part(&self, first: u32, count: u32) -> impl Iterator<Item = (ConnId, &T)> {
+        let entries = self.entries.iter().enumerate().skip(first as usize).take(count as usize);
+        entries.filter_map(|(slot, entry)| {
+            let conn = ConnId { slot: slot as u32, generation: entry.generation };
+            entry.value.as_ref().map(|value| (conn, value))
+        })
+    }
+
     pub fn live_accepted(&self) -> u32 {
         self.live_accepted
     }

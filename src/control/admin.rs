@@ -5,18 +5,24 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Path;
+use axum::extract::{Path, RawQuery};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::door::{self, Guarded, Rules};
 use super::problem::Problem;
+use super::roll::{LIMIT_MAX, Query};
+use crate::config::snapshot::Prefix;
+use crate::config::value::SourcePrefix;
 use crate::proxy::settings::Order;
 use crate::telemetry::latency::Stage;
 
@@ -45,6 +51,7 @@ pub enum Question {
         backend: Box<str>,
         order: Order,
     },
+    Connections(Query),
     Drain,
     Reload,
 }
@@ -83,13 +90,14 @@ enum Asks {
     Supervisor(Question),
     Order(Order),
     Stage,
+    Connections,
     Dashboard,
     Document,
 }
 
 /// Every path there is, as the router and the OpenAPI document have it.
-const ENTRIES: [Entry; 16] = {
-    use Asks::{Dashboard, Document, Stage, Supervisor};
+const ENTRIES: [Entry; 17] = {
+    use Asks::{Connections, Dashboard, Document, Stage, Supervisor};
     const fn order(path: &'static str, summary: &'static str, order: Order) -> Entry {
         Entry {
             method: "post",
@@ -157,6 +165,13 @@ const ENTRIES: [Entry; 16] = {
         entry("get", "/v1/openapi.json", "This document", JSON, Document),
         entry(
             "get",
+            "/v1/connections",
+            "Open connections, a page at a time, and how many each verified identity has",
+            JSON,
+            Connections,
+        ),
+        entry(
+            "get",
             "/v1/config",
             "The settled configuration, without secrets",
             JSON,
@@ -180,7 +195,7 @@ const ENTRIES: [Entry; 16] = {
 };
 
 /// What the metrics listener does not show.
-const ADMIN_ONLY: [&str; 1] = ["/v1/config"];
+const ADMIN_ONLY: [&str; 2] = ["/v1/config", "/v1/connections"];
 
 /// Serves the whole interface until the process ends.
 pub async fn serve(listener: Guarded, rules: Rules, questions: Questions) {
@@ -200,6 +215,7 @@ fn router(rules: &Rules, questions: &Questions, shown: impl Fn(&Entry) -> bool) 
         let route = match &entry.question {
             Asks::Dashboard => get(async || dashboard()),
             Asks::Document => get(async || json_response(StatusCode::OK, &document())),
+            Asks::Connections => get(move |RawQuery(text)| connections(questions, text)),
             Asks::Stage => get(move |Path(name): Path<String>| distribution(questions, name)),
             &Asks::Order(order) => post(move |Path((pool, backend)): Path<(String, String)>| {
                 let (pool, backend) = (pool.into(), backend.into());
@@ -239,6 +255,67 @@ async fn ask(questions: Questions, question: Question) -> Response {
             Problem::new(StatusCode::GATEWAY_TIMEOUT, "the supervisor is busy").into_response()
         }
     }
+}
+
+/// The parameters of `/v1/connections`: name, form, meaning.
+const PARAMETERS: [(&str, &str, &str); 3] = [
+    ("prefix", "10.0.0.0/8", "connections of peers in this prefix only"),
+    ("limit", "100", "connections in the answer, at most 1000"),
+    ("after", "0-17", "what `next` of the page before said"),
+];
+
+async fn connections(questions: Questions, text: Option<String>) -> Response {
+    match query(text.as_deref().unwrap_or("")) {
+        Ok(query) => ask(questions, Question::Connections(query)).await,
+        Err(detail) => Problem::new(StatusCode::BAD_REQUEST, detail).into_response(),
+    }
+}
+
+/// Reads a query string; a fault says which parameter, and what it looks like.
+fn query(text: &str) -> Result<Query, String> {
+    let mut query = Query::default();
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        // Of what a client may write in escapes, only these stand in our values.
+        let value = value.replace("%2F", "/").replace("%2f", "/").replace("%3A", ":");
+        let value = value.replace("%3a", ":");
+        let read = match name {
+            "prefix" => prefix(&value).map(|prefix| query.prefix = Some(prefix)),
+            "limit" => match value.parse() {
+                Ok(limit @ 1..=LIMIT_MAX) => {
+                    query.limit = limit;
+                    Some(())
+                }
+                _ => None,
+            },
+            "after" => value.split_once('-').and_then(|(worker, slot)| {
+                query.after = Some((worker.parse().ok()?, slot.parse().ok()?));
+                Some(())
+            }),
+            _ => None,
+        };
+        if read.is_none() {
+            let known = PARAMETERS.iter().find(|(known, ..)| *known == name);
+            return Err(match known {
+                Some((name, form, meaning)) => {
+                    format!("{name} is written {name}={form}: {meaning}")
+                }
+                None => "the parameters are prefix, limit and after".to_owned(),
+            });
+        }
+    }
+    Ok(query)
+}
+
+/// A prefix, or one address.
+fn prefix(text: &str) -> Option<Prefix> {
+    let whole = match (text.contains('/'), text.contains(':')) {
+        (true, _) => text.to_owned(),
+        (false, true) => format!("{text}/128"),
+        (false, false) => format!("{text}/32"),
+    };
+    let text: StrDeserializer<'_, serde::de::value::Error> = whole.as_str().into_deserializer();
+    SourcePrefix::deserialize(text).ok().map(|prefix| prefix.0)
 }
 
 async fn distribution(questions: Questions, name: String) -> Response {
@@ -313,6 +390,15 @@ fn document() -> Value {
         } else if entry.path.contains("{pool}") {
             let name = |name: &str| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}});
             operation["parameters"] = json!([name("pool"), name("name")]);
+        }
+        if matches!(entry.question, Asks::Connections) {
+            let parameters = PARAMETERS.map(|(name, form, meaning)| {
+                json!({
+                    "name": name, "in": "query", "description": meaning, "example": form,
+                    "schema": {"type": "string"},
+                })
+            });
+            operation["parameters"] = json!(parameters);
         }
         paths.insert(entry.path.to_owned(), json!({entry.method: operation}));
     }
@@ -434,6 +520,19 @@ mod tests {
             let (status, _) = exchange(stream, "GET /metrics", "Host: evil.example\r\n").await;
             assert_eq!(status, 421);
         });
+    }
+
+    #[test]
+    fn the_parameters_of_connections_are_read_or_told() {
+        assert_eq!(query(""), Ok(Query::default()));
+        let asked = query("prefix=10.0.0.0%2F8&limit=7&after=1-20").unwrap();
+        assert_eq!((asked.limit, asked.after), (7, Some((1, 20))));
+        assert!(asked.prefix.unwrap().contains([10, 9, 9, 9].into()));
+        assert_eq!(query("prefix=2001:db8::1").unwrap().prefix.unwrap().bits, 128);
+        for bad in ["limit=0", "limit=1001", "limit", "after=1", "prefix=10.0.0.0/33", "x=1"] {
+            let told = query(bad).unwrap_err();
+            assert!(told.contains(&bad[..1]), "{bad}: {told}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::expiry::Certificate;
 use super::host::{Guard, HostReport};
 use super::pools;
 use super::resolve::names::Names;
@@ -52,6 +53,7 @@ pub fn metrics(
     snapshot: &Snapshot,
     orders: &[Order],
     (backend_names, now): (&Names, Instant),
+    certificates: &[Certificate],
     host_report: &HostReport,
 ) -> String {
     let mut families = vec![
@@ -60,6 +62,7 @@ pub fn metrics(
             .with([], snapshot.generation),
     ];
     connections(&mut families, totals, snapshot);
+    families.push(expiry(certificates));
     messages(&mut families, totals, snapshot);
     backends(&mut families, totals, snapshot, orders);
     names(&mut families, backend_names, now);
@@ -99,6 +102,18 @@ fn host(families: &mut Vec<Family>, report: &HostReport) {
         }
     }
     families.extend([drift, guard, dropped]);
+}
+
+fn expiry(certificates: &[Certificate]) -> Family {
+    let mut expiry = Family::gauge(
+        "ringfront_certificate_expiry_timestamp_seconds",
+        "When a certificate of ours ends, in seconds since 1970",
+    );
+    for one in certificates {
+        let labels = [("place", one.place.clone()), ("chain", one.chain.display().to_string())];
+        expiry = expiry.with(labels, u64::try_from(one.not_after).unwrap_or(0));
+    }
+    expiry
 }
 
 fn zone_name(snapshot: &Snapshot, zone: usize) -> String {
@@ -151,7 +166,24 @@ fn connections(families: &mut Vec<Family>, totals: &Totals, snapshot: &Snapshot)
         ];
         handshakes = handshakes.with(labels, count);
     }
-    families.extend([open, accepted, closed, handshakes]);
+    let mut alerts = Family::counter("ringfront_tls_alerts", "TLS alerts sent and received");
+    for (label, &count) in &totals.counters.alerts {
+        let labels = [
+            ("zone", zone_name(snapshot, usize::from(label.zone))),
+            ("direction", if label.sent { "sent" } else { "received" }.to_owned()),
+            ("alert", label.alert.to_owned()),
+        ];
+        alerts = alerts.with(labels, count);
+    }
+    let mut reported = Family::counter(
+        "ringfront_client_certificates_reported",
+        "TLS clients let in by client_certificate = \"report\" that \"required\" would refuse",
+    );
+    for (label, &count) in &totals.counters.reported {
+        let zone = zone_name(snapshot, usize::from(label.zone));
+        reported = reported.with([("zone", zone), ("reason", label.reason.to_owned())], count);
+    }
+    families.extend([open, accepted, closed, handshakes, alerts, reported]);
 }
 
 fn messages(families: &mut Vec<Family>, totals: &Totals, snapshot: &Snapshot) {
@@ -451,7 +483,7 @@ mod tests {
     use super::*;
     use crate::config::{self, HostFacts};
     use crate::host::guard::GuardCounter;
-    use crate::telemetry::counter::HandshakeLabel;
+    use crate::telemetry::counter::{HandshakeLabel, ReportLabel};
 
     fn snapshot() -> Snapshot {
         let host = HostFacts {
@@ -493,6 +525,9 @@ mod tests {
             },
             2,
         );
+        totals.counters.alert(0, true, "unknown_ca");
+        let label = ReportLabel { zone: 0, reason: "certificate_expired" };
+        totals.counters.reported.insert(label, 3);
         totals.latency.record_n(Stage::ProxyRequest, 4_000, 5);
         totals.latency.record_n(Stage::ProxyRequest, 4_000_000, 5);
         totals.latency.record(Stage::ProxyRequest, 30_000_000_000);
@@ -512,13 +547,29 @@ mod tests {
         let control = crate::config::load(None, &host).expect("the embedded default").control;
         let now = tokio::time::Instant::now().into_std();
         let names = Names::new(&control.resolver, &snapshot, now);
-        let text =
-            metrics(&totals(&snapshot), &snapshot, &[Order::Drain], (&names, now), &host_report());
+        let certificate = Certificate {
+            place: "listener edge-tls".to_owned(),
+            chain: "/etc/ringfront/fullchain.pem".into(),
+            not_after: 1_800_000_000,
+        };
+        let orders = [Order::Drain];
+        let certificates = [certificate];
+        let text = metrics(
+            &totals(&snapshot),
+            &snapshot,
+            &orders,
+            (&names, now),
+            &certificates,
+            &host_report(),
+        );
         for line in [
             "ringfront_connections{zone=\"edge\",transport=\"tls\",worker=\"1\"} 2",
             "ringfront_connections_total{zone=\"edge\",transport=\"tls\"} 4",
             "ringfront_connections_closed_total{zone=\"edge\",cause=\"tls_on_tcp\"} 1",
             "ringfront_handshakes_total{zone=\"edge\",version=\"1.3\",group=\"X25519\",resumed=\"false\",result=\"ok\"} 2",
+            "ringfront_certificate_expiry_timestamp_seconds{place=\"listener edge-tls\",chain=\"/etc/ringfront/fullchain.pem\"} 1800000000",
+            "ringfront_tls_alerts_total{zone=\"edge\",direction=\"sent\",alert=\"unknown_ca\"} 1",
+            "ringfront_client_certificates_reported_total{zone=\"edge\",reason=\"certificate_expired\"} 3",
             "ringfront_messages_forwarded_total{zone=\"edge\",kind=\"request\"} 0",
             "ringfront_responses_sent_total{code=\"503\"} 1",
             "ringfront_refused_total{reason=\"no_backend\"} 1",

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod door;
+pub mod expiry;
 pub mod export;
 pub mod fault;
 pub mod files;
@@ -17,6 +18,7 @@ pub mod pools;
 mod problem;
 pub mod reload;
 pub mod resolve;
+pub mod roll;
 pub mod secret;
 pub mod settings;
 pub mod start;

@@ -3,7 +3,7 @@
 //! worker: what it asks comes back as an event, or a deadline passes.
 #![expect(
     clippy::disallowed_methods,
-    reason = "the intervals of the latency log are wall clock time"
+    reason = "the intervals of the latency log and the ends of certificates are wall clock time"
 )]
 
 use std::io::Write;
@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use super::admin::{Answer, Asked, OPEN_METRICS, Question};
+use super::expiry::Expiry;
 use super::export;
 use super::files::{self, Appender};
 use super::fleet::{EVENTS_WAITING_MAX, Events, Who};
@@ -28,6 +29,7 @@ use super::pools;
 use super::problem::Problem;
 use super::reload::{self, Reload};
 use super::resolve::{self, Resolver};
+use super::roll;
 use super::start::{self, Running};
 use super::status::{Phase, View};
 use super::totals::{Totals, WorkerState};
@@ -153,6 +155,7 @@ pub struct Supervisor {
     host: HostWatch,
     started: Instant,
     swept: Instant,
+    expiry: Expiry,
     lost: Lost,
     ears: Ears,
 }
@@ -190,6 +193,8 @@ impl Supervisor {
             interval: every(control.latency_interval),
         };
         let backend_ended = running.backend.is_none();
+        let mut expiry = Expiry::default();
+        expiry.configure(&running.settings, unix_time());
         let greeting = start::greeting(snapshot, &control);
         let host = HostWatch::start(Inputs::of(snapshot, &control));
         Ok(Supervisor {
@@ -216,6 +221,7 @@ impl Supervisor {
             host,
             started: Instant::now(),
             swept: Instant::now(),
+            expiry,
             lost: None,
             ears,
         })
@@ -278,6 +284,7 @@ impl Supervisor {
         if self.swept.elapsed() >= SWEEP_EVERY {
             self.swept = Instant::now();
             self.running.keys.sweep();
+            self.expiry.look(unix_time());
         }
     }
 
@@ -451,6 +458,16 @@ impl Supervisor {
 
     fn reported(&mut self, worker: usize, report: WorkerReport<Report>) {
         pools::log_changes(&self.running.settings.snapshot, worker, &report.machine.gauges);
+        for (label, count) in &report.machine.counters.reported {
+            let zones = &self.running.settings.snapshot.zones;
+            let zone = zones.get(usize::from(label.zone)).map_or("", |zone| &zone.name);
+            tracing::warn!(
+                zone,
+                reason = label.reason,
+                count,
+                "let in by policy `report`: client_certificate = \"required\" would refuse"
+            );
+        }
         let spare = self.totals.take(worker, report);
         let loan = &mut self.gathering.loans[worker];
         loan.spare = Some(spare);
@@ -545,6 +562,14 @@ impl Supervisor {
                 let answer = self.order(pool, backend, order);
                 let _ = asked.answer.send(answer);
             }
+            Question::Connections(query) => {
+                let workers = self.running.workers.iter().map(|worker| worker.orders()).collect();
+                let settings = Arc::clone(&self.running.settings);
+                // Beside the supervisor, which has other work while the workers look.
+                tokio_uring::spawn(async move {
+                    let _ = asked.answer.send(roll::answer(workers, settings, query).await);
+                });
+            }
             Question::Health | Question::Configuration => {
                 let _ = asked.answer.send(self.answer(asked.question));
             }
@@ -585,6 +610,7 @@ impl Supervisor {
                     snapshot,
                     &self.running.settings.orders,
                     (view.names, view.now),
+                    self.expiry.certificates(),
                     &self.host.latest(),
                 ),
             ),
@@ -602,7 +628,10 @@ impl Supervisor {
                 let configured = &self.running.configured;
                 Answer::Json(ok, crate::config::render::json(configured, &self.control))
             }
-            Question::Drain | Question::Reload | Question::Order { .. } => {
+            Question::Drain
+            | Question::Reload
+            | Question::Connections(_)
+            | Question::Order { .. } => {
                 let detail = "this is done, not asked";
                 Answer::Problem(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail))
             }
@@ -684,6 +713,7 @@ impl Supervisor {
         let settings = Arc::new(settings);
         self.totals.reshape(&running.settings.snapshot, &settings.snapshot);
         running.settings = Arc::clone(&settings);
+        self.expiry.configure(&settings, unix_time());
         self.tell_all(|| Command::Configure(Arc::clone(&settings)));
         Ok(())
     }
@@ -722,6 +752,12 @@ impl Ears {
             () = until(over) => Happening::Deadline,
         }
     }
+}
+
+/// Seconds since 1970.
+fn unix_time() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 async fn until(deadline: Option<Instant>) {

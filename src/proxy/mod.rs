@@ -10,6 +10,7 @@ mod drain;
 mod forward;
 mod pending;
 mod relay;
+pub mod roll;
 mod route;
 pub mod settings;
 mod stream;

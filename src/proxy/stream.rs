@@ -10,8 +10,9 @@ use crate::base::machine::{ConnId, Output};
 use crate::base::time::{Duration, Instant};
 use crate::config::snapshot::Transport;
 use crate::sip::{Framed, Message, frame, salvage};
-use crate::telemetry::counter::{Closed, HandshakeLabel, Refused, TransportRefused};
+use crate::telemetry::counter::{Closed, HandshakeLabel, Refused, ReportLabel, TransportRefused};
 use crate::telemetry::latency::Stage;
+use crate::tls::fault::CLOSE_NOTIFY;
 use crate::tls::session::Session;
 
 use super::connection::{Connection, NoRoom, Phase, Role, Source};
@@ -193,6 +194,7 @@ impl Core {
     /// Ciphertext in, plaintext on to the framer, handshake bytes and alerts out.
     fn decrypt(&mut self, cx: Context<'_>, conn: ConnId, bytes: &mut [u8]) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
+        let zone = connection.zone;
         let mut joined = std::mem::take(&mut connection.ciphertext);
         let input: &mut [u8] = if joined.is_empty() {
             bytes
@@ -216,6 +218,9 @@ impl Core {
             Ok(opened) => (opened.consumed, opened.peer_closed),
             Err(_) => (input.len(), false),
         };
+        if finished {
+            self.counters.alert(zone, false, CLOSE_NOTIFY);
+        }
         let tail_len = input.len() - rest;
         if tail_len > 0 {
             self.keep_ciphertext(conn, joined, bytes, tail_len);
@@ -310,6 +315,10 @@ impl Core {
         let counted = std::mem::take(&mut connection.handshake_counted);
         let by_prefix = connection.prefix_counted;
         *self.counters.handshakes.entry(label).or_default() += 1;
+        if let Some(kind) = summary.would_refuse {
+            let label = ReportLabel { zone, reason: kind.name() };
+            *self.counters.reported.entry(label).or_default() += 1;
+        }
         self.latency.record(Stage::Handshake, cx.now.nanos_since(since));
         self.release_handshake(counted, address, by_prefix);
         if let Role::Link { link } = role {
@@ -322,6 +331,12 @@ impl Core {
     /// The alert is in the outbox; it is sent, then the connection ends.
     fn tls_failed(&mut self, cx: Context<'_>, conn: ConnId, fault: crate::tls::Fault) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
+        let said = connection.session.as_ref().and_then(|session| session.said());
+        for (sent, alert) in [(false, fault.received()), (true, said)] {
+            if let Some(alert) = alert {
+                self.counters.alert(connection.zone, sent, alert);
+            }
+        }
         let cause = if connection.phase == Phase::Handshaking {
             let label = HandshakeLabel {
                 zone: connection.zone,
@@ -521,7 +536,12 @@ impl Core {
             Phase::Lingering => connection.session.as_ref().is_none_or(|it| it.established()),
         };
         let session = connection.session.as_mut();
-        match connection.outbox.next(&mut self.chunks, session, may_seal) {
+        let owed = connection.outbox.goodbye;
+        let next = connection.outbox.next(&mut self.chunks, session, may_seal);
+        if owed && !connection.outbox.goodbye {
+            self.counters.alert(connection.zone, true, CLOSE_NOTIFY);
+        }
+        match next {
             Ok(Some(chunk)) => {
                 connection.sending_since = cx.now;
                 if connection.armed > cx.now + SEND_STALL {

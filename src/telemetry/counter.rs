@@ -213,6 +213,22 @@ pub struct HandshakeLabel {
     pub result: &'static str,
 }
 
+/// An alert (RFC 8446 6), by its name; of a closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AlertLabel {
+    pub zone: u16,
+    /// By us; else received.
+    pub sent: bool,
+    pub alert: &'static str,
+}
+
+/// A client that policy `report` let in: why it would have been refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReportLabel {
+    pub zone: u16,
+    pub reason: &'static str,
+}
+
 #[derive(Clone, Debug)]
 pub struct Counters {
     pub zones: Vec<ZoneCounters>,
@@ -227,6 +243,9 @@ pub struct Counters {
     responses_sent: Vec<u64>,
     /// Not per message: a handshake costs a thousand times what the map does.
     pub handshakes: BTreeMap<HandshakeLabel, u64>,
+    /// At most two for each connection.
+    pub alerts: BTreeMap<AlertLabel, u64>,
+    pub reported: BTreeMap<ReportLabel, u64>,
     /// Requests and responses that went to a connection of another worker.
     pub crossings: u64,
     /// Messages that came in pieces and were joined in a carry buffer (the slow way).
@@ -246,10 +265,16 @@ impl Counters {
             transport_refused: vec![0; TransportRefused::ALL.len()],
             responses_sent: vec![0; 600],
             handshakes: BTreeMap::new(),
+            alerts: BTreeMap::new(),
+            reported: BTreeMap::new(),
             crossings: 0,
             joined: 0,
             buffers_allocated: 0,
         }
+    }
+
+    pub fn alert(&mut self, zone: u16, sent: bool, alert: &'static str) {
+        *self.alerts.entry(AlertLabel { zone, sent, alert }).or_default() += 1;
     }
 
     pub fn refuse(&mut self, reason: Refused) {
@@ -321,9 +346,9 @@ impl Counters {
         add(&mut self.faults, &other.faults);
         add(&mut self.transport_refused, &other.transport_refused);
         add(&mut self.responses_sent, &other.responses_sent);
-        for (label, count) in &other.handshakes {
-            *self.handshakes.entry(*label).or_default() += count;
-        }
+        add_labelled(&mut self.handshakes, &other.handshakes);
+        add_labelled(&mut self.alerts, &other.alerts);
+        add_labelled(&mut self.reported, &other.reported);
         self.crossings += other.crossings;
         self.joined += other.joined;
         self.buffers_allocated += other.buffers_allocated;
@@ -339,6 +364,8 @@ impl Counters {
         self.transport_refused.fill(0);
         self.responses_sent.fill(0);
         self.handshakes.clear();
+        self.alerts.clear();
+        self.reported.clear();
         self.crossings = 0;
         self.joined = 0;
         self.buffers_allocated = 0;
@@ -348,6 +375,12 @@ impl Counters {
 fn add(mine: &mut [u64], theirs: &[u64]) {
     for (mine, theirs) in mine.iter_mut().zip(theirs) {
         *mine += theirs;
+    }
+}
+
+fn add_labelled<L: Ord + Copy>(mine: &mut BTreeMap<L, u64>, theirs: &BTreeMap<L, u64>) {
+    for (label, count) in theirs {
+        *mine.entry(*label).or_default() += count;
     }
 }
 

@@ -117,6 +117,14 @@ impl Fault {
         Fault { kind }
     }
 
+    /// The alert of the peer that this tells of, by its name.
+    pub fn received(self) -> Option<&'static str> {
+        match self.kind {
+            FaultKind::ClosedInHandshake => Some(CLOSE_NOTIFY),
+            kind => kind.name().strip_prefix("alert_"),
+        }
+    }
+
     /// What a verifier of ours returns where no error of rustls says it.
     pub(super) fn into_certificate_error(self) -> Error {
         Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(self))))
@@ -154,6 +162,48 @@ impl From<&Error> for Fault {
             }
             _ => FaultKind::Internal,
         })
+    }
+}
+
+/// The name of the alert that ends a connection in good order.
+pub const CLOSE_NOTIFY: &str = "close_notify";
+
+/// The name of an alert that stands at the end of `reply`, which rustls has written for `error`. One that goes out
+/// under the keys of TLS 1.3 cannot be read any more; then the error tells what rustls says to it.
+pub(super) fn sent(reply: &[u8], error: &Error) -> &'static str {
+    let described = match error {
+        _ if plain_alert(reply).is_some() => return plain_alert(reply).unwrap_or("other"),
+        Error::InvalidCertificate(certificate) => AlertDescription::from(certificate.clone()),
+        Error::NoCertificatesPresented => AlertDescription::CertificateRequired,
+        Error::DecryptError => AlertDescription::BadRecordMac,
+        Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            AlertDescription::UnexpectedMessage
+        }
+        Error::InvalidMessage(message) => AlertDescription::from(*message),
+        Error::PeerMisbehaved(
+            PeerMisbehaved::TooManyEmptyFragments
+            | PeerMisbehaved::TooManyKeyUpdateRequests
+            | PeerMisbehaved::TooManyRenegotiationRequests
+            | PeerMisbehaved::TooManyWarningAlertsReceived,
+        ) => AlertDescription::UnexpectedMessage,
+        _ => return "other",
+    };
+    alert_name(described)
+}
+
+/// The name of the alert in the clear at the end of `reply` (RFC 8446 5.1, 6): type, version, length 2, level, what.
+pub(super) fn plain_alert(reply: &[u8]) -> Option<&'static str> {
+    match reply.last_chunk::<7>()? {
+        &[21, 3, _, 0, 2, 1 | 2, description] => Some(alert_name(description.into())),
+        _ => None,
+    }
+}
+
+fn alert_name(description: AlertDescription) -> &'static str {
+    match description {
+        AlertDescription::CloseNotify => CLOSE_NOTIFY,
+        other => alert_kind(other).name().strip_prefix("alert_").unwrap_or("other"),
     }
 }
 

@@ -13,7 +13,7 @@ use rustls::unbuffered::{UnbufferedConnectionCommon, UnbufferedStatus};
 use rustls::{CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion};
 
 use super::client_auth::{CHAIN_BYTES_MAX, PeerIdentity};
-use super::fault::{Fault, FaultKind};
+use super::fault::{self, Fault, FaultKind};
 use super::hello::{self, Alpn, RECORD_HEADER_BYTES};
 use super::identity::{ALPN_SIP, ClientSide, ServerSide, now as wall_clock};
 use super::summary::{KeyExchange, Suite, Summary, Version};
@@ -95,6 +95,8 @@ pub struct Session {
     /// The peer has sent a whole record.
     heard: bool,
     peer_closed: bool,
+    /// The alert that the last fault was answered with.
+    said: Option<&'static str>,
 }
 
 impl std::fmt::Debug for Session {
@@ -131,6 +133,7 @@ impl Session {
             sni,
             heard: false,
             peer_closed: false,
+            said: None,
         }
     }
 
@@ -176,12 +179,18 @@ impl Session {
             return Err(Fault::new(FaultKind::NotTls));
         }
         let (mut held, mut idle) = (self.held, self.idle);
-        let mut pump = Pump { bytes, consumed: 0, end: held, plain, reply, peer_closed: false };
-        match &mut self.link {
-            Link::Server(connection) => pump.run(connection.as_mut(), now, &mut idle)?,
-            Link::Client(connection) => pump.run(connection.as_mut(), now, &mut idle)?,
-            Link::Waiting | Link::Closed | Link::Failed(_) => pump.consumed = pump.bytes.len(),
-        }
+        let mut pump =
+            Pump { bytes, consumed: 0, end: held, plain, reply, peer_closed: false, said: None };
+        let ran = match &mut self.link {
+            Link::Server(connection) => pump.run(connection.as_mut(), now, &mut idle),
+            Link::Client(connection) => pump.run(connection.as_mut(), now, &mut idle),
+            Link::Waiting | Link::Closed | Link::Failed(_) => {
+                pump.consumed = pump.bytes.len();
+                Ok(())
+            }
+        };
+        self.said = pump.said;
+        ran?;
         held = pump.end.saturating_sub(pump.consumed);
         (opened.consumed, opened.peer_closed) = (pump.consumed, pump.peer_closed);
         if held > HELD_BYTES_MAX {
@@ -205,8 +214,11 @@ impl Session {
         reply: &mut Vec<u8>,
     ) -> Result<Option<Box<UnbufferedServerConnection>>, Fault> {
         let Side::Server(side) = &self.side else { return Err(Fault::new(FaultKind::Internal)) };
-        let refuse = |reply: &mut Vec<u8>, kind| {
+        let said = &mut self.said;
+        let mut refuse = |reply: &mut Vec<u8>, kind| {
+            let before = reply.len();
             hello::alert(kind, reply);
+            *said = fault::plain_alert(&reply[before..]);
             Err(Fault::new(kind))
         };
         let hello = match hello::read(bytes) {
@@ -259,6 +271,7 @@ impl Session {
             Err(fault) => {
                 // rustls has no door for an alert of ours; close_notify says at least that it was us.
                 self.close(reply);
+                self.said = Some(fault::CLOSE_NOTIFY);
                 Err(fault)
             }
         }
@@ -327,6 +340,11 @@ impl Session {
             Link::Failed(_) => return,
         }
         self.link = Link::Closed;
+    }
+
+    /// The name of the alert that a fault was answered with; `None`: none was sent.
+    pub fn said(&self) -> Option<&'static str> {
+        self.said
     }
 
     pub fn established(&self) -> bool {
@@ -424,6 +442,8 @@ struct Pump<'a> {
     plain: &'a mut Vec<u8>,
     reply: &'a mut Vec<u8>,
     peer_closed: bool,
+    /// The name of the alert that `last_words` has found.
+    said: Option<&'static str>,
 }
 
 impl Pump<'_> {
@@ -467,7 +487,10 @@ impl Pump<'_> {
                 Ok(state) => take(state, self.plain, self.reply, &mut self.peer_closed),
                 Err(error) => {
                     self.consumed += status.discard;
+                    let before = self.reply.len();
                     self.last_words(connection);
+                    let words = &self.reply[before..];
+                    self.said = (!words.is_empty()).then(|| fault::sent(words, &error));
                     return Err(Fault::from(&error));
                 }
             };

@@ -32,6 +32,9 @@ pub type Fault = Box<dyn std::error::Error + Send + Sync>;
 /// Where a `Command::Report` is answered.
 pub type Reply<M> = Box<dyn FnOnce(WorkerReport<<M as Machine>::Report>) + Send>;
 
+/// Looks at a Machine on its own thread and sends on what it saw.
+pub type Look<M> = Box<dyn FnOnce(&M, Instant) + Send>;
+
 /// What control may ask of a running worker; obeyed between two turns' sleeps.
 pub enum Command<M: Machine> {
     Configure(Arc<M::Settings>),
@@ -43,6 +46,10 @@ pub enum Command<M: Machine> {
     Report {
         spare: M::Report,
         reply: Reply<M>,
+    },
+    /// Show the Machine as it is between two turns. What looks must be quick: the worker waits for it.
+    Look {
+        look: Look<M>,
     },
     /// Reset every connection and end.
     Stop,
@@ -92,15 +99,13 @@ pub enum SendFault {
     Busy,
 }
 
-/// Control's end of a worker.
-pub struct WorkerHandle<M: Machine> {
-    pub name: String,
+/// A way to give a worker commands, for tasks beside its handle.
+pub struct Orders<M: Machine> {
     commands: SyncSender<Command<M>>,
     wake: Arc<dyn Fn() + Send + Sync>,
-    thread: thread::JoinHandle<()>,
 }
 
-impl<M: Machine> WorkerHandle<M> {
+impl<M: Machine> Orders<M> {
     /// Hands a command over and wakes the worker; never waits.
     pub fn send(&self, command: Command<M>) -> Result<(), SendFault> {
         self.commands.try_send(command).map_err(|fault| match fault {
@@ -110,6 +115,24 @@ impl<M: Machine> WorkerHandle<M> {
         (self.wake)();
         Ok(())
     }
+}
+
+/// Control's end of a worker.
+pub struct WorkerHandle<M: Machine> {
+    pub name: String,
+    orders: Orders<M>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl<M: Machine> WorkerHandle<M> {
+    /// Hands a command over and wakes the worker; never waits.
+    pub fn send(&self, command: Command<M>) -> Result<(), SendFault> {
+        self.orders.send(command)
+    }
+
+    pub fn orders(&self) -> Orders<M> {
+        Orders { commands: self.orders.commands.clone(), wake: Arc::clone(&self.orders.wake) }
+    }
 
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
@@ -117,7 +140,7 @@ impl<M: Machine> WorkerHandle<M> {
 
     /// Waits until the thread has ended; `Command::Stop` must have been sent.
     pub fn join(self) {
-        drop(self.commands);
+        drop(self.orders);
         // The thread catches every panic of its lives; one of `notify` itself was printed already.
         let _ = self.thread.join();
     }
@@ -137,7 +160,7 @@ where
         live(plan, inbox, &built);
     })?;
     match first.recv() {
-        Ok(Ok(())) => Ok(WorkerHandle { name, commands, wake, thread }),
+        Ok(Ok(())) => Ok(WorkerHandle { name, orders: Orders { commands, wake }, thread }),
         Ok(Err(fault)) => Err(fault),
         Err(_) => Err("the worker's thread ended before its ring was built".into()),
     }
@@ -276,7 +299,7 @@ impl<R: Ring, M: Machine> Lives<R, M> {
                 Command::Configure(settings) => self.settings = Some(settings.clone()),
                 Command::Drain { deadline } => self.drain = Some(*deadline),
                 Command::Stop => self.stop = true,
-                Command::Report { .. } => {}
+                Command::Report { .. } | Command::Look { .. } => {}
             }
             turn.command(command);
         }

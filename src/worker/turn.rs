@@ -272,6 +272,7 @@ impl<R: Ring, M: Machine> Turn<R, M> {
                     self.machine.handle(now, Input::Drain { deadline });
                 }
                 Command::Report { spare, reply } => reply(self.report(now, spare)),
+                Command::Look { look } => look(&self.machine, now),
                 Command::Stop => {
                     self.stopping.get_or_insert(now + limits::STOP_PATIENCE);
                     self.table.abort_all(now);

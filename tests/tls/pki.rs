@@ -65,7 +65,8 @@ impl Authority {
     }
 
     fn params(name: &str) -> CertificateParams {
-        let mut params = params(name, NOW - 365 * DAY, NOW + 365 * DAY);
+        // Wide, so that tests by the wall clock can use it too.
+        let mut params = params(name, 0, NOW + 100 * 365 * DAY);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params
@@ -93,12 +94,12 @@ impl Authority {
         let time = |seconds: u64| ASN1Time::from_timestamp(seconds as i64).unwrap().to_datetime();
         let revoked = issued.iter().map(|one| RevokedCertParams {
             serial_number: one.serial.clone(),
-            revocation_time: time(NOW - DAY),
+            revocation_time: time((NOW - DAY).min(until - 4 * DAY)),
             reason_code: None,
             invalidity_date: None,
         });
         let params = CertificateRevocationListParams {
-            this_update: time(NOW - 2 * DAY),
+            this_update: time((NOW - 2 * DAY).min(until - 3 * DAY)),
             next_update: time(until),
             crl_number: SerialNumber::from(1_u64),
             issuing_distribution_point: None,
@@ -160,6 +161,21 @@ pub struct Issued {
 }
 
 impl Issued {
+    /// Nothing makes SHA-1 signatures any more: the algorithm is changed by hand in both places of an RSA certificate.
+    pub fn sha1(mut self) -> Issued {
+        let (sha256, sha1) = (b"\x86\xf7\x0d\x01\x01\x0b", b"\x86\xf7\x0d\x01\x01\x05");
+        let leaf = &mut self.chain[0];
+        let mut places = 0;
+        for at in 0..leaf.len() - 6 {
+            if leaf[at..at + 6] == *sha256 {
+                leaf[at..at + 6].copy_from_slice(sha1);
+                places += 1;
+            }
+        }
+        assert_eq!(places, 2);
+        self
+    }
+
     /// As rustls holds it, unchecked.
     pub fn certified(&self) -> rustls::sign::SingleCertAndKey {
         let key = rustls::pki_types::PrivateKeyDer::Pkcs8(self.key.clone().into());

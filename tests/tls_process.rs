@@ -1,0 +1,122 @@
+//! The real front-end against the `openssl` command, as an operator's clients meet it: who is let in, who is refused,
+//! with which alert, and what is counted and shown of it. IPv4 and IPv6.
+
+#[path = "tls/pki.rs"]
+#[expect(dead_code, reason = "shared with tests/tls.rs, which uses all of it")]
+mod pki;
+#[expect(dead_code, reason = "the plain clients are for the other tests")]
+mod process;
+#[path = "tls_process/site.rs"]
+mod site;
+
+use pki::{Authority, DAY, Leaf, Name, RSA};
+use process::alone;
+use site::{Site, now};
+
+const PHONE: &str = "pbx.example.net";
+
+/// A leaf that is good now.
+fn leaf(names: &[Name]) -> Leaf {
+    Leaf { from: now() - DAY, until: now() + 20 * DAY, ..Leaf::named(names) }
+}
+
+/// A zone that requires a certificate of `clients.pem` with the name `PHONE`.
+const MUTUAL: &str = "client_certificate = \"required\"\nclient_ca = \"clients.pem\"\n\
+                      client_names = [\"pbx.example.net\"]\n";
+
+/// Every client that must not get in: what it shows, the alert as openssl says it, and the reason as it is counted.
+fn refused(site: &Site, ca: &Authority) -> Vec<(&'static str, &'static str, &'static str)> {
+    let phone = [Name::Dns(PHONE)];
+    let stranger = Authority::new("another CA");
+    site.identity("stranger", &stranger.issue(leaf(&phone)));
+    site.identity("expired", &ca.issue(Leaf { until: now() - 60, ..leaf(&phone) }));
+    site.identity("early", &ca.issue(Leaf { from: now() + 3600, ..leaf(&phone) }));
+    site.identity("elsewhere", &ca.issue(leaf(&[Name::Dns("elsewhere.example.net")])));
+    site.identity("wildcard", &ca.issue(leaf(&[Name::Dns("*.example.net")])));
+    site.identity("common", &ca.issue(Leaf { common_name: PHONE, ..leaf(&[]) }));
+    site.identity("sha1", &ca.issue(leaf(&phone)).sha1());
+    let deep = ca.below("one").below("two").below("three").below("four");
+    site.identity("deep", &deep.issue(leaf(&phone)));
+    vec![
+        ("stranger", "unknown ca", "certificate_unknown_issuer"),
+        ("expired", "certificate expired", "certificate_expired"),
+        ("early", "certificate expired", "certificate_not_yet_valid"),
+        ("elsewhere", "access denied", "name_not_allowed"),
+        ("wildcard", "certificate unknown", "name_wildcard"),
+        ("common", "certificate unknown", "certificate_no_identity"),
+        ("sha1", "certificate unknown", "certificate_algorithm"),
+        ("deep", "certificate unknown", "certificate_chain_too_long"),
+        ("revoked", "certificate revoked", "certificate_revoked"),
+        ("", "certificate required", "certificate_missing"),
+    ]
+}
+
+#[test]
+fn clients_are_let_in_or_refused_by_their_certificates() {
+    const TEST: &str = "clients_are_let_in_or_refused_by_their_certificates";
+    if site::no_openssl(TEST) {
+        return;
+    }
+    alone(TEST, || {
+        let site = Site::new();
+        let ca = Authority::of("client CA", RSA);
+        site.authority("clients", &ca);
+        let revoked = ca.issue(leaf(&[Name::Dns(PHONE)]));
+        site.identity("revoked", &revoked);
+        site.write(
+            "clients.crl",
+            &site::pem("X509 CRL", &ca.revoke(&[&revoked], now() + DAY)),
+            0o644,
+        );
+        site.identity(
+            "good",
+            &ca.issue(leaf(&[Name::Uri("sip:pbx.example.net"), Name::Dns("x.example")])),
+        );
+        let wrong = refused(&site, &ca);
+        let front_end = site.start(MUTUAL, "crl = \"clients.crl\"");
+
+        for (address, version) in [
+            ("127.0.0.1:5061", "-tls1_3"),
+            ("[::1]:5061", "-tls1_3"),
+            ("127.0.0.1:5061", "-tls1_2"),
+        ] {
+            let mut client =
+                site.client(address, &["-cert", "good.pem", "-key", "good.key", version]);
+            let response = client.options();
+            assert!(response.contains("SIP/2.0 200 "), "{response}");
+            let connections = site.admin("GET /v1/connections");
+            let accepted = |of: &&serde_json::Value| of["listener"] == "edge-tls";
+            let found = connections["connections"].as_array().into_iter().flatten().find(accepted);
+            let found = found.expect("the client");
+            assert_eq!(found["identities"][0], PHONE, "{connections}");
+            assert_eq!(found["zone"], "edge", "{connections}");
+            let shown = if version == "-tls1_3" { "1.3" } else { "1.2" };
+            assert_eq!(found["tls"]["version"], shown, "{connections}");
+            assert_eq!(found["tls"]["authenticated"], true, "{connections}");
+            assert_eq!(connections["identities"][0]["connections"], 1, "{connections}");
+            drop(client);
+            for (shows, alert, reason) in &wrong {
+                let before = site.metric(&format!("result=\"{reason}\""));
+                let files = [format!("{shows}.pem"), format!("{shows}.key")];
+                let mut arguments = vec![version];
+                if !shows.is_empty() {
+                    arguments.extend(["-cert_chain", &files[0]]);
+                    arguments.extend(["-cert", &files[0], "-key", &files[1]]);
+                }
+                let answer = site.client(address, &arguments).options();
+                assert!(!answer.contains("SIP/2.0"), "{shows}: {answer}");
+                assert!(
+                    answer.contains(&format!("alert {alert}")),
+                    "{shows}: {answer}\n{}\n{}",
+                    site.metrics(),
+                    front_end.log()
+                );
+                let counted = site.metric(&format!("result=\"{reason}\""));
+                assert_eq!(counted, before + 1, "{shows} {version}");
+                let alert = format!("direction=\"sent\",alert=\"{}\"", alert.replace(' ', "_"));
+                assert!(site.metric(&alert) > 0, "{alert}: {}", site.metrics());
+            }
+        }
+        assert!(!front_end.log().contains("panicked"), "{}", front_end.log());
+    });
+}
