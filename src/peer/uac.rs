@@ -134,6 +134,8 @@ struct Dialog {
     target: String,
     routes: Vec<String>,
     cseq: u32,
+    /// Its routes are settled: later responses do not change them (RFC 3261 12.2.1.2).
+    made: bool,
 }
 
 #[derive(Debug)]
@@ -448,6 +450,7 @@ impl Phones {
             target: to.to_owned(),
             routes: Vec::new(),
             cseq: 1,
+            made: false,
         };
         let headers = format!(
             "From: {}\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: 1 INVITE\r\nContact: <{contact};ob>\r\n\
@@ -649,7 +652,7 @@ impl Phones {
         if let Some(contact) = contact_of(response) {
             dialog.target = contact;
         }
-        if dialog.cseq == 1 {
+        if !std::mem::replace(&mut dialog.made, true) {
             dialog.routes =
                 response.values(Name::RecordRoute).map(|value| text(value.bytes)).collect();
             dialog.routes.reverse();
@@ -720,6 +723,7 @@ impl Phones {
             target: contact_of(invite).unwrap_or_default(),
             routes: invite.values(Name::RecordRoute).map(|route| text(route.bytes)).collect(),
             cseq: 0,
+            made: true,
         });
     }
 
