@@ -10,8 +10,8 @@ mod process;
 mod site;
 
 use pki::{Authority, DAY, Leaf, Name, RSA};
-use process::alone;
-use site::{Site, now};
+use process::{alone, eventually};
+use site::{SERVER, Site, now};
 
 const PHONE: &str = "pbx.example.net";
 
@@ -118,5 +118,82 @@ fn clients_are_let_in_or_refused_by_their_certificates() {
             }
         }
         assert!(!front_end.log().contains("panicked"), "{}", front_end.log());
+    });
+}
+
+/// The certificate that `openssl` prints of the server.
+fn shown(site: &Site) -> String {
+    let mut client = site.client("127.0.0.1:5061", &[]);
+    let said = client.until("-----END CERTIFICATE-----");
+    let begin = said.find("-----BEGIN").unwrap_or_else(|| panic!("no certificate: {said}"));
+    said[begin..].split_inclusive("-----END CERTIFICATE-----").next().expect("its end").to_owned()
+}
+
+#[test]
+fn files_are_watched_and_a_broken_one_changes_nothing() {
+    const TEST: &str = "files_are_watched_and_a_broken_one_changes_nothing";
+    if site::no_openssl(TEST) {
+        return;
+    }
+    alone(TEST, || {
+        let site = Site::new();
+        let front_end = site.start("", "");
+        let first = shown(&site);
+        let mut early = site.client("127.0.0.1:5061", &[]);
+        assert!(early.options().contains("SIP/2.0 200 "));
+
+        // A renewal puts both files in place; nobody sends a signal.
+        let names = [Name::Dns(SERVER), Name::Ip("127.0.0.1"), Name::Ip("::1")];
+        site.identity("server", &site.authority.issue(leaf(&names)));
+        eventually("the new certificate", || match shown(&site) != first {
+            true => Ok(()),
+            false => Err(front_end.log()),
+        });
+        let second = shown(&site);
+        assert_eq!(site.metric("ringfront_reloads_total{result=\"taken_over\"}"), 1);
+        assert_eq!(site.admin("GET /v1/status")["last_reload"]["asked_by"], "files");
+        // A session from before goes on.
+        assert!(early.options().contains("SIP/2.0 200 "));
+
+        let good_key = std::fs::read_to_string(site.path("server.key")).expect("a key");
+        let broken: [(&str, &str, u32, &str); 3] = [
+            ("server.key", "rubbish\n", 0o600, "server.key holds no private key"),
+            ("server.key", &good_key, 0o644, "server.key has mode 0644"),
+            ("server.pem", "rubbish\n", 0o644, "server.pem holds no PEM block"),
+        ];
+        for (index, (file, text, mode, why)) in broken.into_iter().enumerate() {
+            let good = std::fs::read_to_string(site.path(file)).expect("a file");
+            site.write(file, text, mode);
+            eventually("a refusal", || {
+                let count = site.metric("ringfront_reloads_total{result=\"refused\"}");
+                match count >= 2 * index as u64 + 1 {
+                    true => Ok(()),
+                    false => Err(front_end.log()),
+                }
+            });
+            let (status, answer) = site.ask("POST /v1/reload");
+            assert_eq!(status, 422, "{answer}");
+            for told in [answer, front_end.log(), site.admin("GET /v1/status").to_string()] {
+                assert!(told.contains(why), "{why} in {told}");
+            }
+            assert_eq!(shown(&site), second);
+            site.write(file, &good, if file.ends_with("key") { 0o600 } else { 0o644 });
+            eventually("what is good again", || {
+                let state = site.admin("GET /v1/status");
+                match state["last_reload"]["taken_over"] == true {
+                    true => Ok(()),
+                    false => Err(state.to_string()),
+                }
+            });
+        }
+        // A key that belongs to another certificate.
+        site.identity("other", &site.authority.issue(leaf(&names)));
+        std::fs::rename(site.path("other.key"), site.path("server.key")).expect("renamed");
+        eventually("a refusal", || match front_end.log().contains("does not belong") {
+            true => Ok(()),
+            false => Err(front_end.log()),
+        });
+        assert_eq!(shown(&site), second);
+        assert!(early.options().contains("SIP/2.0 200 "));
     });
 }

@@ -5,18 +5,23 @@ use std::process::ExitCode;
 use super::args::RunArgs;
 use crate::config::{self, Finding};
 use crate::control;
+use crate::control::reload::{Refused, Reload};
 
 pub fn run(args: RunArgs) -> Result<ExitCode, miette::Report> {
     let host = super::facts::host()?;
     let settled = config::load(args.config.as_deref(), &host)?;
     let user = host.user;
     // The facts are read anew: certificates are judged by the time of the reload.
+    let file = args.config.clone();
     let reload = move || {
-        let host = super::facts::host().map_err(|report| vec![report.to_string()])?;
-        config::load(args.config.as_deref(), &host)
-            .map_err(|faults| faults.faults.iter().map(Finding::line).collect())
+        let host = super::facts::host()
+            .map_err(|report| Refused { faults: vec![report.to_string()], files: Vec::new() })?;
+        config::load(args.config.as_deref(), &host).map_err(|faults| Refused {
+            faults: faults.faults.iter().map(Finding::line).collect(),
+            files: faults.files,
+        })
     };
-    match control::run(settled, user, Box::new(reload)) {
+    match control::run(settled, user, Reload::new(file, Box::new(reload))) {
         Ok(None) => Ok(ExitCode::SUCCESS),
         // What was lost stands in the log.
         Ok(Some(_)) => Ok(ExitCode::FAILURE),

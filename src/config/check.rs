@@ -16,11 +16,13 @@ pub(super) struct Check<'a> {
     file: &'a Path,
     pub host: &'a HostFacts,
     findings: Vec<Finding>,
+    /// Every file that was read, or should have been.
+    pub files: Vec<PathBuf>,
 }
 
 impl<'a> Check<'a> {
     pub fn new(file: &'a Path, text: &'a str, host: &'a HostFacts, misread: Vec<Misread>) -> Self {
-        let mut check = Check { text, file, host, findings: Vec::new() };
+        let mut check = Check { text, file, host, findings: Vec::new(), files: Vec::new() };
         for Misread { at, why, cure } in misread {
             check.fault(&at, why, cure);
         }
@@ -55,13 +57,14 @@ impl<'a> Check<'a> {
         }
         let (snapshot, control) = settled();
         let source = source(self.file, self.text);
-        Ok(Settled { snapshot, control, notes: self.sorted(Weight::Note), source })
+        let files = self.files.clone();
+        Ok(Settled { snapshot, control, notes: self.sorted(Weight::Note), source, files })
     }
 
     /// Every fault; there is one.
     pub fn refuse(self) -> Faults {
-        let (file, text) = (self.file, self.text);
-        Faults::new(file, text, self.sorted(Weight::Fault))
+        let (file, text, files) = (self.file, self.text, self.files.clone());
+        Faults { files, ..Faults::new(file, text, self.sorted(Weight::Fault)) }
     }
 
     fn sorted(self, weight: Weight) -> Vec<Finding> {

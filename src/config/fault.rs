@@ -112,14 +112,16 @@ impl Diagnostic for Finding {
 pub struct Faults {
     pub file: PathBuf,
     pub faults: Vec<Finding>,
-    source: Source,
+    /// The files that it names, as far as it could be read.
+    pub files: Vec<PathBuf>,
+    pub(super) source: Source,
 }
 
 impl Faults {
     /// Faults of `text`, which was read from `file`.
     pub fn new(file: &Path, text: &str, faults: Vec<Finding>) -> Faults {
         assert!(!faults.is_empty());
-        Faults { file: file.to_owned(), faults, source: source(file, text) }
+        Faults { file: file.to_owned(), faults, files: Vec::new(), source: source(file, text) }
     }
 
     /// The one fault of a file that has no text to point into.

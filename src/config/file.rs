@@ -78,6 +78,8 @@ pub struct Node {
     pub housekeeping_core: Written<Or<Unpinned, u32>>,
     /// Key for tokens; made in state_dir when absent.
     pub secret_file: Written<FilePath>,
+    /// Whether a change of the configuration file, or of a file that it names, is a reload.
+    pub watch: Written<bool>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -14,7 +14,7 @@ mod settle;
 pub mod snapshot;
 pub mod value;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use fault::{Faults, Finding, Source};
 pub use settle::EMBEDDED_BACKEND;
@@ -44,6 +44,8 @@ pub struct Settled {
     pub notes: Vec<Finding>,
     /// The text that the notes point into.
     pub source: Source,
+    /// The files that it was made of, beside the configuration file itself.
+    pub files: Vec<PathBuf>,
 }
 
 /// The embedded default as a file: every key, its default, and what it means.

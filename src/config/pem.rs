@@ -249,6 +249,7 @@ impl Check<'_> {
 
     /// The whole of a regular file.
     fn read(&mut self, at: &At, path: &Path) -> Option<(Zeroizing<Vec<u8>>, Metadata)> {
+        self.files.push(path.to_owned());
         match read_whole(path) {
             Ok(read) => Some(read),
             Err(error) => {

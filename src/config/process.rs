@@ -47,6 +47,7 @@ impl Check<'_> {
             self.has_parent(&Written::Is(path, at.clone()));
         }
         ControlSettings {
+            watch: or(&node.watch, true),
             housekeeping_core: self.housekeeping_core(node, &cores),
             cores,
             secret_file: self.secret_file(node, &state_dir),

@@ -76,6 +76,7 @@ fn node(page: &mut Page, snapshot: &Snapshot, control: &ControlSettings) {
         None => page.text("housekeeping_core", "none"),
     }
     page.path("secret_file", &control.secret_file);
+    page.bare("watch", control.watch);
     page.table("[engine]");
     page.text("mode", "deferred");
     for key in ["zero_copy_send", "zero_copy_receive", "ktls"] {

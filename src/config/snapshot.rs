@@ -570,6 +570,8 @@ pub struct ControlSettings {
     /// Core ids of the workers; never empty.
     pub cores: Vec<usize>,
     pub housekeeping_core: Option<usize>,
+    /// Whether a change of the files is a reload.
+    pub watch: bool,
     pub secret_file: PathBuf,
     pub admin: AdminListen,
     pub metrics_listen: Option<SocketAddr>,

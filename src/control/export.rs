@@ -14,7 +14,7 @@ use super::expiry::Certificate;
 use super::host::{Guard, HostReport};
 use super::pools;
 use super::resolve::names::Names;
-use super::totals::Totals;
+use super::totals::{Reloads, Totals};
 use crate::config::snapshot::{Snapshot, Transport};
 use crate::proxy;
 use crate::proxy::settings::Order;
@@ -53,7 +53,7 @@ pub fn metrics(
     snapshot: &Snapshot,
     orders: &[Order],
     (backend_names, now): (&Names, Instant),
-    certificates: &[Certificate],
+    (certificates, reloads): (&[Certificate], Reloads),
     host_report: &HostReport,
 ) -> String {
     let mut families = vec![
@@ -63,6 +63,11 @@ pub fn metrics(
     ];
     connections(&mut families, totals, snapshot);
     families.push(expiry(certificates));
+    let results = [("taken_over", reloads.taken_over), ("refused", reloads.refused)];
+    families.push(results.into_iter().fold(
+        Family::counter("ringfront_reloads", "Reloads of the configuration, by how they went"),
+        |family, (result, count)| family.with([("result", result.to_owned())], count),
+    ));
     messages(&mut families, totals, snapshot);
     backends(&mut families, totals, snapshot, orders);
     names(&mut families, backend_names, now);
@@ -559,7 +564,7 @@ mod tests {
             &snapshot,
             &orders,
             (&names, now),
-            &certificates,
+            (&certificates, Reloads { taken_over: 1, refused: 2 }),
             &host_report(),
         );
         for line in [
@@ -591,6 +596,7 @@ mod tests {
             "ringfront_buffers_starved_total{worker=\"0\"} 0",
             "ringfront_crossings_total 0",
             "ringfront_config_generation 0",
+            "ringfront_reloads_total{result=\"refused\"} 2",
             "ringfront_tuning_drift{id=\"tcp.migrate_req\"} 1",
             "ringfront_udp_guard{state=\"loaded\"} 1",
             "ringfront_udp_guard{state=\"absent\"} 0",

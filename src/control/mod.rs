@@ -25,12 +25,14 @@ pub mod start;
 pub mod status;
 pub mod supervisor;
 pub mod totals;
+pub mod watch;
 
 use crate::config::Settled;
 use crate::sys::{StartUpFault, affinity};
 use log::Log;
 use reload::Reload;
 use supervisor::{Lost, Supervisor};
+use watch::Watch;
 
 /// Runs the front-end on this thread until it is asked to end. `Some`: it ended because a worker could not go on.
 ///
@@ -39,7 +41,8 @@ use supervisor::{Lost, Supervisor};
 pub fn run(settled: Settled, user: u32, reload: Reload) -> Result<Lost, StartUpFault> {
     start::probe()?;
     tokio_uring::start(async {
-        let Settled { snapshot, control, notes, .. } = settled;
+        let Settled { snapshot, control, notes, files, .. } = settled;
+        let watch = Watch::new(reload.files(&files));
         let log = Log::start(&control.log).await?;
         log::tell_panics();
         for note in &notes {
@@ -53,7 +56,8 @@ pub fn run(settled: Settled, user: u32, reload: Reload) -> Result<Lost, StartUpF
         {
             tracing::warn!(core, "the control plane is not pinned: the kernel refused the core");
         }
-        let supervisor = Supervisor::new(running, control, reload, log, events, questions).await?;
+        let supervisor =
+            Supervisor::new(running, control, (reload, watch), log, events, questions).await?;
         Ok(supervisor.run().await)
     })
 }

@@ -3,6 +3,8 @@
 //! and every reason is told.
 
 use super::resolve::names;
+use std::path::PathBuf;
+
 use super::secret::Secret;
 use super::settings::{Keys, SideFault};
 use super::start::Made;
@@ -10,8 +12,35 @@ use crate::config::Settled;
 use crate::config::snapshot::{ControlSettings, Snapshot};
 use crate::proxy::settings::Settings;
 
-/// Reads the configuration from where it was read at the start; on a fault, each as a line.
-pub type Reload = Box<dyn Fn() -> Result<Settled, Vec<String>>>;
+/// A configuration that is not taken over.
+#[derive(Debug)]
+pub struct Refused {
+    /// Each as a line.
+    pub faults: Vec<String>,
+    /// The files that it names, as far as it could be read.
+    pub files: Vec<PathBuf>,
+}
+
+/// How the configuration is read again.
+pub struct Reload {
+    /// The configuration file; `None`: the embedded default.
+    file: Option<PathBuf>,
+    read: Box<dyn Fn() -> Result<Settled, Refused>>,
+}
+
+impl Reload {
+    pub fn new(file: Option<PathBuf>, read: Box<dyn Fn() -> Result<Settled, Refused>>) -> Reload {
+        Reload { file, read }
+    }
+
+    /// The configuration file and those that it names.
+    pub fn files(&self, named: &[PathBuf]) -> Vec<PathBuf> {
+        match &self.file {
+            Some(file) => named.iter().chain([file]).cloned().collect(),
+            None => Vec::new(),
+        }
+    }
+}
 
 /// Reads, and compares with what runs.
 ///
@@ -21,10 +50,10 @@ pub fn read(
     reload: &Reload,
     old: &Snapshot,
     control: &ControlSettings,
-) -> Result<Settled, Vec<String>> {
-    let fresh = reload()?;
-    let fixed = needs_restart(old, &fresh.snapshot, control, &fresh.control);
-    if fixed.is_empty() { Ok(fresh) } else { Err(fixed) }
+) -> Result<Settled, Refused> {
+    let fresh = (reload.read)()?;
+    let faults = needs_restart(old, &fresh.snapshot, control, &fresh.control);
+    if faults.is_empty() { Ok(fresh) } else { Err(Refused { faults, files: fresh.files }) }
 }
 
 /// Finishes the snapshot: everything but what names lead to. The keys of the tokens are read anew too.
@@ -121,15 +150,18 @@ mod tests {
     #[test]
     fn a_change_that_needs_a_restart_is_told_and_changes_nothing() {
         let old = settled();
-        let reload: Reload = Box::new(|| {
-            let mut settled = settled();
-            settled.snapshot.node = "other".into();
-            settled.snapshot.zones.swap(0, 1);
-            settled.snapshot.listeners[0].bind.set_port(5999);
-            settled.control.metrics_listen = None;
-            Ok(settled)
-        });
-        let faults = read(&reload, &old.snapshot, &old.control).err().unwrap();
+        let reload = Reload::new(
+            None,
+            Box::new(|| {
+                let mut settled = settled();
+                settled.snapshot.node = "other".into();
+                settled.snapshot.zones.swap(0, 1);
+                settled.snapshot.listeners[0].bind.set_port(5999);
+                settled.control.metrics_listen = None;
+                Ok(settled)
+            }),
+        );
+        let faults = read(&reload, &old.snapshot, &old.control).err().unwrap().faults;
         for key in ["node.name", "zone", "listener", "admin.metrics_listen"] {
             assert!(faults.iter().any(|fault| fault.starts_with(key)), "{key} in {faults:?}");
         }
@@ -139,15 +171,18 @@ mod tests {
     #[test]
     fn limits_routes_and_new_zones_are_taken_over() {
         let old = settled();
-        let reload: Reload = Box::new(|| {
-            let mut settled = settled();
-            let mut zone = settled.snapshot.zones[0].clone();
-            zone.name = "more".into();
-            settled.snapshot.zones.push(zone);
-            settled.snapshot.limits.connections_per_prefix = 7;
-            settled.snapshot.routes.clear();
-            Ok(settled)
-        });
+        let reload = Reload::new(
+            None,
+            Box::new(|| {
+                let mut settled = settled();
+                let mut zone = settled.snapshot.zones[0].clone();
+                zone.name = "more".into();
+                settled.snapshot.zones.push(zone);
+                settled.snapshot.limits.connections_per_prefix = 7;
+                settled.snapshot.routes.clear();
+                Ok(settled)
+            }),
+        );
         let fresh = read(&reload, &old.snapshot, &old.control).unwrap();
         assert_eq!(fresh.snapshot.limits.connections_per_prefix, 7);
     }
@@ -155,8 +190,10 @@ mod tests {
     #[test]
     fn a_faulty_file_is_told_line_by_line() {
         let old = settled();
-        let reload: Reload = Box::new(|| Err(vec!["zone.edge: bad".to_owned(), "b".to_owned()]));
-        let faults = read(&reload, &old.snapshot, &old.control).err().unwrap();
+        let faults = || vec!["zone.edge: bad".to_owned(), "b".to_owned()];
+        let refuse = move || Err(Refused { faults: faults(), files: Vec::new() });
+        let reload = Reload::new(None, Box::new(refuse));
+        let faults = read(&reload, &old.snapshot, &old.control).err().unwrap().faults;
         assert_eq!(faults, ["zone.edge: bad", "b"]);
     }
 }

@@ -41,6 +41,7 @@ pub struct View<'a> {
     pub now: Instant,
     pub phase: Phase,
     pub uptime_seconds: u64,
+    pub last_reload: &'a Value,
 }
 
 impl View<'_> {
@@ -91,6 +92,7 @@ impl View<'_> {
             "not_ready": not_ready,
             "uptime_seconds": self.uptime_seconds,
             "config_generation": self.snapshot.generation,
+            "last_reload": self.last_reload,
             "workers": self.totals.workers.len(),
             "worker_panics": self.totals.workers.iter().map(|worker| worker.panics).sum::<u32>(),
             "connections": self.totals.connections(),

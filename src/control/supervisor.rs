@@ -32,7 +32,8 @@ use super::resolve::{self, Resolver};
 use super::roll;
 use super::start::{self, Running};
 use super::status::{Phase, View};
-use super::totals::{Totals, WorkerState};
+use super::totals::{Reloads, Totals, WorkerState};
+use super::watch::Watch;
 use crate::base::limits;
 use crate::config::snapshot::ControlSettings;
 use crate::host::sizing::Inputs;
@@ -141,6 +142,10 @@ pub struct Supervisor {
     running: Running,
     control: ControlSettings,
     reload: Reload,
+    watch: Watch,
+    /// How the last reload went; null before the first.
+    last_reload: serde_json::Value,
+    reloads: Reloads,
     totals: Totals,
     gathering: Gathering,
     report_to: mpsc::Sender<Reported>,
@@ -170,7 +175,7 @@ impl Supervisor {
     pub async fn new(
         running: Running,
         control: ControlSettings,
-        reload: Reload,
+        (reload, watch): (Reload, Watch),
         log: Log,
         events: mpsc::Receiver<(Who, WorkerEvent)>,
         questions: mpsc::Receiver<Asked>,
@@ -201,6 +206,9 @@ impl Supervisor {
             running,
             control,
             reload,
+            watch,
+            last_reload: serde_json::Value::Null,
+            reloads: Reloads::default(),
             totals,
             gathering: Gathering {
                 until: None,
@@ -243,7 +251,7 @@ impl Supervisor {
     async fn handle(&mut self, happening: Happening) -> ControlFlow<()> {
         match happening {
             Happening::Terminate(name) => self.terminate(name),
-            Happening::Reload => drop(self.reload().await),
+            Happening::Reload => drop(self.reload("SIGHUP").await),
             Happening::HandOver => {
                 tracing::warn!(
                     "SIGUSR2: this version cannot hand over to a new binary; restart it"
@@ -254,7 +262,13 @@ impl Supervisor {
             Happening::Reported(reported) => self.reported(reported.0, reported.1),
             Happening::Asked(asked) => self.asked(asked).await,
             Happening::NamesChanged => self.names_changed(),
-            Happening::Second => self.second(),
+            Happening::Second => {
+                self.second();
+                let watched = self.control.watch && self.phase == Phase::Running;
+                if watched && self.watch.look(Instant::now()) {
+                    let _ = self.reload("files").await;
+                }
+            }
             Happening::Interval => {
                 self.gathering.interval_due = self.latency_log.is_some();
                 self.gather();
@@ -544,7 +558,7 @@ impl Supervisor {
                 let _ = asked.answer.send(Answer::Json(StatusCode::ACCEPTED, state));
             }
             Question::Reload => {
-                let answer = match self.reload().await {
+                let answer = match self.reload("admin").await {
                     Ok(generation) => {
                         Answer::Json(StatusCode::OK, json!({"config_generation": generation}))
                     }
@@ -594,6 +608,7 @@ impl Supervisor {
             now: Instant::now().into_std(),
             phase: self.phase,
             uptime_seconds: self.started.elapsed().as_secs(),
+            last_reload: &self.last_reload,
         };
         let ok = StatusCode::OK;
         match question {
@@ -610,7 +625,7 @@ impl Supervisor {
                     snapshot,
                     &self.running.settings.orders,
                     (view.names, view.now),
-                    self.expiry.certificates(),
+                    (self.expiry.certificates(), self.reloads),
                     &self.host.latest(),
                 ),
             ),
@@ -659,7 +674,7 @@ impl Supervisor {
     // ---- reload
 
     /// Reads the configuration again and gives it to all workers; the new generation, or everything that is wrong.
-    async fn reload(&mut self) -> Result<u64, Vec<String>> {
+    async fn reload(&mut self, why: &'static str) -> Result<u64, Vec<String>> {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
             Err(_) => notify(&[NotifyState::Reloading]),
@@ -668,10 +683,22 @@ impl Supervisor {
         if let Some(log) = &mut self.latency_log {
             log.reopen().await;
         }
+        self.watch.begin();
         let outcome = self.reload_settings().await;
+        let faults = outcome.as_ref().err().cloned().unwrap_or_default();
+        self.last_reload = json!({
+            "asked_by": why,
+            "unix_time": unix_time(),
+            "taken_over": outcome.is_ok(),
+            "faults": faults,
+        });
         match &outcome {
-            Ok(generation) => tracing::info!(generation, "the configuration was read again"),
+            Ok(generation) => {
+                self.reloads.taken_over += 1;
+                tracing::info!(why, generation, "the configuration was read again");
+            }
             Err(faults) => {
+                self.reloads.refused += 1;
                 for fault in faults {
                     tracing::error!(
                         fault,
@@ -687,7 +714,15 @@ impl Supervisor {
     async fn reload_settings(&mut self) -> Result<u64, Vec<String>> {
         let running = &mut self.running;
         let old = &running.configured;
-        let fresh = reload::read(&self.reload, old, &self.control)?;
+        let fresh = match reload::read(&self.reload, old, &self.control) {
+            Ok(fresh) => fresh,
+            Err(refused) => {
+                // What is wrong may be put right in a file that only the refused one names.
+                self.watch.add(self.reload.files(&refused.files));
+                return Err(refused.faults);
+            }
+        };
+        self.watch.replace(self.reload.files(&fresh.files));
         let keys = &mut running.keys;
         let workers = running.workers.len();
         let configured =
@@ -826,7 +861,7 @@ mod tests {
 
     use super::super::admin::Questions;
     use super::super::fleet::Events;
-    use super::super::reload::Reload;
+    use super::super::reload::{Refused, Reload};
     use super::*;
     use crate::config::{self, HostFacts, Settled};
 
@@ -863,7 +898,9 @@ mod tests {
             let (questions_to, questions) = start::questions();
             let running =
                 start::start(snapshot, &control, 0, &events_to, &questions_to).await.unwrap();
-            let reload: Reload = Box::new(|| Err(vec!["no file".to_owned()]));
+            let refused = || Refused { faults: vec!["no file".to_owned()], files: Vec::new() };
+            let reload = Reload::new(None, Box::new(move || Err(refused())));
+            let reload = (reload, Watch::new(Vec::new()));
             let supervisor = Supervisor::new(running, control, reload, log, events, questions);
             let supervisor = supervisor.await.unwrap();
             let acting = tokio_uring::spawn(act(events_to, questions_to));

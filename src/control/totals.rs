@@ -87,6 +87,13 @@ impl WorkerState {
     }
 }
 
+/// Reloads since the start, by how they went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reloads {
+    pub taken_over: u64,
+    pub refused: u64,
+}
+
 /// One worker over all its lives.
 #[derive(Debug)]
 pub struct WorkerTotals {
