@@ -227,6 +227,10 @@ fn an_open_loop_keeps_its_rate_over_two_workers() {
     backend.stop();
 }
 
+fn ringfront(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringfront")).args(arguments).output().unwrap()
+}
+
 #[test]
 fn the_files_are_those_of_hdrhistogram() {
     use base64::Engine;
@@ -235,9 +239,12 @@ fn the_files_are_those_of_hdrhistogram() {
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
     let backend = Backend::start();
     let (hlog, hgrm) = (backend.file("run.hlog"), backend.file("run.hgrm"));
-    let files = ["--hlog", hlog.to_str().unwrap(), "--hgrm", hgrm.to_str().unwrap()];
+    let svg = backend.file("run.svg");
+    let path = |file: &std::path::Path| file.to_str().unwrap().to_owned();
+    let (log_path, table_path, svg_path) = (path(&hlog), path(&hgrm), path(&svg));
+    let files = ["--hlog", &log_path, "--hgrm", &table_path, "--svg", &svg_path];
     let run = backend.json(0, &files);
-    let log = std::fs::read(hlog).unwrap();
+    let log = std::fs::read(&hlog).unwrap();
     let mut sum = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3).unwrap();
     for entry in IntervalLogIterator::new(&log) {
         let LogEntry::Interval(interval) = entry.unwrap() else { continue };
@@ -250,8 +257,25 @@ fn the_files_are_those_of_hdrhistogram() {
     }
     assert_eq!(run["latency_nanoseconds"]["operation"]["count"], sum.len());
     assert_eq!(run["latency_nanoseconds"]["operation"]["max"], sum.max());
-    let table = std::fs::read_to_string(hgrm).unwrap();
+    let table = std::fs::read_to_string(&hgrm).unwrap();
     assert!(table.contains(&format!("Total count    = {:>12}]", sum.len())), "{table}");
+    let drawn = std::fs::read_to_string(&svg).unwrap();
+    assert!(drawn.starts_with("<svg") && drawn.contains("operation"), "{drawn}");
+
+    // What was written is read back, and drawn, by the program itself.
+    let again = backend.file("again.svg");
+    let arguments = ["histogram", &log_path, "--json", "--tag", "operation", "--svg"];
+    let read = ringfront(&[&arguments[..], &[&path(&again)]].concat());
+    let read: Value = serde_json::from_slice(&read.stdout).unwrap();
+    assert_eq!(read[&log_path]["operation"]["summary"]["count"], sum.len());
+    assert!(std::fs::read_to_string(&again).unwrap().contains("operation over time"));
+    let text = ringfront(&["histogram", &log_path, &log_path, "--hgrm", &table_path]);
+    assert_eq!(text.status.code(), Some(1), "--hgrm is of one log");
+    let missing = ringfront(&["histogram", &log_path, "--tag", "nonsense"]);
+    let told = String::from_utf8(missing.stderr).unwrap();
+    assert!(told.contains("it has") && told.contains("operation"), "{told}");
+    let no_log = ringfront(&["histogram", &table_path]);
+    assert_eq!(no_log.status.code(), Some(1), "a table is no log");
     backend.stop();
 }
 

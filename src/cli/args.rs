@@ -31,6 +31,7 @@ pub enum Command {
     Doctor(super::doctor::DoctorArgs),
     Tune(super::tune::TuneArgs),
     Load(Box<LoadArgs>),
+    Histogram(HistogramArgs),
     #[command(subcommand)]
     Config(ConfigCommand),
     #[cfg(feature = "sim")]
@@ -156,6 +157,9 @@ pub struct LoadArgs {
     /// Write the percentile distribution of the operations' latency.
     #[arg(long, value_name = "FILE")]
     pub hgrm: Option<PathBuf>,
+    /// Draw the latency as SVG: percentiles, and over time.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
     /// Print one JSON document instead of text.
     #[arg(long)]
     pub json: bool,
@@ -165,6 +169,33 @@ pub struct LoadArgs {
     /// Conditions that must hold, such as 'p99<5ms,errors=0'. Quantities: pN, mean, max, errors, operations, rate.
     #[arg(long, value_name = "CONDITIONS")]
     pub expect: Option<String>,
+}
+
+/// Print or draw recorded latency: interval logs of ringfront, or of anything else that writes HdrHistogram's V2 form.
+///
+/// Prints a table of percentiles for each log, one line for each tag (the kind of latency). With several logs --svg
+/// draws them over one another. Values are read as nanoseconds, unless --unit says otherwise.
+#[derive(Args, Clone, Debug)]
+pub struct HistogramArgs {
+    /// Interval logs (`.hlog`).
+    #[arg(value_name = "FILE.hlog", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Only this kind of latency, such as transaction or operation; for --hgrm and the chart over time the one with the
+    /// most values when none is named.
+    #[arg(long, value_name = "NAME")]
+    pub tag: Option<String>,
+    /// Draw the percentiles, and the latency over time.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Write the percentile distribution (HdrHistogram's `.hgrm`), of one log.
+    #[arg(long, value_name = "FILE")]
+    pub hgrm: Option<PathBuf>,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// What the log counts in: ns, us or ms.
+    #[arg(long, value_name = "UNIT", default_value = "ns", value_parser = ["ns", "us", "ms"])]
+    pub unit: String,
 }
 
 /// Run the front-end in a made-up world, seed by seed, and judge all that happens.

@@ -22,7 +22,9 @@ use crate::peer::crowd::{Load, Plan};
 use crate::peer::expect::Expectations;
 use crate::peer::scenario::{Scenario, Script, SizeFault, Theme};
 use crate::peer::tally::{Phase, Tally};
+use crate::telemetry::chart::{self, Curve};
 use crate::telemetry::percentiles::{IntervalLog, distribution};
+use crate::telemetry::recording::Recording;
 use crate::tls::ClientSide;
 use summary::{Sums, histograms};
 use target::Target;
@@ -40,7 +42,8 @@ pub fn run(args: &LoadArgs) -> Result<ExitCode, Report> {
     let workers = parts.len() as u32;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.into_diagnostic().wrap_err("cannot start the control loop")?;
-    let sums = runtime.block_on(measure(args, parts, workers))?;
+    let mut recording = args.svg.is_some().then(Recording::default);
+    let sums = runtime.block_on(measure(args, parts, workers, recording.as_mut()))?;
     let text = match args.json {
         true => format!("{:#}\n", sums.json()),
         false => sums.text(),
@@ -49,6 +52,15 @@ pub fn run(args: &LoadArgs) -> Result<ExitCode, Report> {
     if let Some(file) = &args.hgrm {
         let histogram = sums.tally.histogram(crate::peer::tally::Measure::Operation);
         write(file, distribution(histogram).as_bytes())?;
+    }
+    if let (Some(file), Some(recording)) = (&args.svg, &recording) {
+        let title = format!("{} {}", args.scenario, args.target);
+        let curve = |(tag, series): (&String, _)| Curve { name: tag.clone(), series };
+        let curves: Vec<_> = recording.series.iter().map(curve).rev().collect();
+        match chart::draw(&title, &curves) {
+            Ok(svg) => write(file, svg.as_bytes())?,
+            Err(fault) => eprintln!("no {}: {fault}", file.display()),
+        }
     }
     let misses = expectations.judge(&sums.tally, sums.seconds());
     for miss in &misses {
@@ -60,13 +72,19 @@ pub fn run(args: &LoadArgs) -> Result<ExitCode, Report> {
 }
 
 /// Runs the crowd to its end.
-async fn measure(args: &LoadArgs, parts: Vec<Part>, workers: u32) -> Result<Sums, Report> {
+async fn measure(
+    args: &LoadArgs,
+    parts: Vec<Part>,
+    workers: u32,
+    mut recording: Option<&mut Recording>,
+) -> Result<Sums, Report> {
     let mut log = args.hlog.as_deref().map(LogFile::create).transpose()?;
     let mut run = Run::start(parts).map_err(|fault| miette!("{fault}"))?;
     let mut sums = Sums::new(workers, args.server_pid);
     let shows = args.progress || std::io::stderr().is_terminal();
     let mut ticks = tokio::time::interval(SAMPLE_EVERY);
     let (mut interrupted, mut count, mut recent) = (false, 0_u32, Tally::new());
+    let mut measured = Duration::ZERO;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -83,6 +101,13 @@ async fn measure(args: &LoadArgs, parts: Vec<Part>, workers: u32) -> Result<Sums
         sums.add(&sample, sample.tally.phase == Phase::Measuring);
         if let Some(log) = &mut log {
             log.interval(&sample)?;
+        }
+        let length = sample.tally.measured / workers;
+        if let Some(recording) = recording.as_deref_mut().filter(|_| !length.is_zero()) {
+            for (tag, histogram) in histograms(&sample.tally) {
+                recording.add(tag, histogram, measured, length);
+            }
+            measured += length;
         }
         recent.add_interval(&sample.tally);
         count += 1;

@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod doctor;
 pub mod facts;
+mod histogram;
 mod load;
 mod run;
 #[cfg(feature = "sim")]
@@ -44,6 +45,7 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, miette::Report> {
         Some(Command::Doctor(args)) => doctor::run(args),
         Some(Command::Tune(args)) => tune::run(args),
         Some(Command::Load(args)) => load::run(&args),
+        Some(Command::Histogram(args)) => histogram::run(&args),
         Some(Command::Config(args)) => config::run(args),
         #[cfg(feature = "sim")]
         Some(Command::Sim(args)) => sim::run(args),
