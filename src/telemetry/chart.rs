@@ -6,7 +6,7 @@ use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::prelude::*;
 use thiserror::Error;
 
-use super::recording::Series;
+use super::recording::{Interval, Series};
 
 /// Width and height of the picture, in pixels.
 const SIZE: (u32, u32) = (1000, 900);
@@ -58,6 +58,9 @@ pub fn draw(title: &str, curves: &[Curve]) -> Result<String, ChartFault> {
     Ok(svg)
 }
 
+/// Name, colour, and which value of an interval.
+type Band = (&'static str, RGBColor, fn(&Interval) -> u64);
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 fn fault(error: impl std::fmt::Display) -> ChartFault {
@@ -103,7 +106,7 @@ fn over_time(area: &Area, curve: &Curve) -> Result<(), ChartFault> {
         .build_cartesian_2d(0.0..end, (least..most).log_scale())
         .map_err(fault)?;
     mesh(&mut chart, ("seconds", 10), &|second| format!("{second}"))?;
-    let bands: [(&str, RGBColor, fn(&super::recording::Interval) -> u64); 4] = [
+    let bands: [Band; 4] = [
         ("max", RGBColor(214, 96, 77), |it| it.max),
         ("p99", RGBColor(244, 165, 130), |it| it.p99),
         ("p90", RGBColor(146, 197, 222), |it| it.p90),
