@@ -298,7 +298,7 @@ pub struct Pool {
     /// Retrying elsewhere, with state.
     pub failover: Written<bool>,
     /// How backends are probed.
-    pub health: Written<OnlyOff>,
+    pub health: Written<Or<Off, Health>>,
     pub connect_timeout: Written<Period>,
     /// No response at all by then.
     pub response_timeout: Written<Period>,
@@ -310,6 +310,29 @@ pub struct Pool {
     pub allow_wildcard: Written<bool>,
     /// The backends, or "embedded": the registrar and user agent server inside this process, on its own worker.
     pub backends: Written<Or<Embedded, Vec<Written<Backend>>>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[serde(expecting = "a table such as { method = \"OPTIONS\", interval = \"5s\" }")]
+pub struct Health {
+    /// What is sent: an OPTIONS, or a CRLF ping (RFC 5626).
+    pub method: Written<ProbeMethod>,
+    /// How often, over each connection.
+    pub interval: Written<Period>,
+    /// How long an answer may take.
+    pub timeout: Written<Period>,
+    /// Answers in a row that bring a backend back.
+    pub rise: Written<Count>,
+    /// Failures in a row that take it out.
+    pub fall: Written<Count>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ProbeMethod {
+    Options,
+    Crlf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -5,6 +5,7 @@ mod bounds;
 mod check;
 pub mod fault;
 pub mod file;
+mod health;
 mod named;
 mod pem;
 mod process;

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use super::snapshot::{
     AdminListen, Advertised, Affinity, Backend, ClientCertificate, ControlSettings, Family, Group,
-    IdentityFiles, Limits, Listener, LogLevel, NamedBackend, NamedPlace, PathPolicy, Pool, Rate,
-    ResolverSettings, Route, Snapshot, TicketPolicy, TlsUri, Transport, Transports, Zone,
+    Health, IdentityFiles, Limits, Listener, LogLevel, NamedBackend, NamedPlace, PathPolicy, Pool,
+    ProbeMethod, Rate, ResolverSettings, Route, Snapshot, TicketPolicy, TlsUri, Transport,
+    Transports, Zone,
 };
 
 /// The settled configuration as TOML.
@@ -234,7 +235,10 @@ impl Page {
         self.text("affinity", affinity);
         self.bare("lanes", pool.lanes);
         self.bare("failover", false);
-        self.text("health", "off");
+        match pool.health {
+            None => self.text("health", "off"),
+            Some(health) => self.health(&health),
+        }
         self.text("connect_timeout", duration(pool.connect_timeout));
         self.text("response_timeout", duration(pool.response_timeout));
         self.bare("shared_dialogs", pool.shared_dialogs);
@@ -308,6 +312,21 @@ impl Page {
         self.list("methods", &route.methods);
         self.list("host", &route.hosts);
         self.text("pool", &snapshot.pools[usize::from(route.pool)].name);
+    }
+
+    fn health(&mut self, health: &Health) {
+        let method = match health.method {
+            ProbeMethod::Options => "OPTIONS",
+            ProbeMethod::Crlf => "CRLF",
+        };
+        self.line(format_args!(
+            "health = {{ method = {}, interval = {}, timeout = {}, rise = {}, fall = {} }}",
+            quoted(method),
+            quoted(duration(health.interval)),
+            quoted(duration(health.timeout)),
+            health.rise,
+            health.fall
+        ));
     }
 
     fn limits(&mut self, limits: &Limits) {

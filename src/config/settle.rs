@@ -482,6 +482,7 @@ impl Check<'_> {
             lanes,
             connect_timeout: period(&table.connect_timeout, Duration::from_secs(1)),
             response_timeout: period(&table.response_timeout, Duration::from_secs(5)),
+            health: self.health(table),
             shared_dialogs: or(&table.shared_dialogs, false),
             slow_start: match table.slow_start.value() {
                 Some(Or::Is(period)) => period.0,

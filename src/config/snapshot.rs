@@ -230,6 +230,8 @@ pub struct Pool {
     pub lanes: u8,
     pub connect_timeout: Duration,
     pub response_timeout: Duration,
+    /// How its backends are probed; `None`: not at all.
+    pub health: Option<Health>,
     pub shared_dialogs: bool,
     /// How long a backend that comes back takes to have its whole share again; zero: at once.
     pub slow_start: Duration,
@@ -238,6 +240,26 @@ pub struct Pool {
     pub backends: Vec<Backend>,
     /// No backend, because all that its names lead to is UDP: requests are refused as such.
     pub udp_only: bool,
+}
+
+/// How backends are probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    pub method: ProbeMethod,
+    pub interval: Duration,
+    /// How long an answer may take, and how long a backend may be silent that was sent something.
+    pub timeout: Duration,
+    /// Answers in a row that bring a backend back; at least 1.
+    pub rise: u8,
+    /// Failures in a row that take it out; at least 1.
+    pub fall: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeMethod {
+    Options,
+    /// CRLF ping and pong (RFC 5626 4.4.1).
+    Crlf,
 }
 
 #[derive(Clone, Debug)]

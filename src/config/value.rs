@@ -13,7 +13,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::file::{Backend, Tickets};
+use super::file::{Backend, Health, Tickets};
 use super::read::{Many, Named, Written, nearest};
 use super::snapshot::{Prefix, Rate};
 
@@ -826,6 +826,10 @@ impl Expected for u32 {
 
 impl Expected for Many<u32> {
     const EXPECTED: &'static str = "a list of cores";
+}
+
+impl Expected for Health {
+    const EXPECTED: &'static str = "a table such as { method = \"OPTIONS\", interval = \"5s\" }";
 }
 
 impl Expected for Tickets {

@@ -77,6 +77,8 @@ pub struct Connection {
     pub accepted_at: Instant,
     pub phase_since: Instant,
     pub last_received: Instant,
+    /// Of a link: when something was sent first after what was received last; `FAR` when nothing was.
+    pub unheard_since: Instant,
     /// When we last sent a keepalive of our own.
     pub last_pinged: Instant,
     /// When the first byte of the message under way came; `FAR` when none is.
@@ -124,6 +126,7 @@ impl Connection {
             accepted_at: now,
             phase_since: now,
             last_received: now,
+            unheard_since: Instant::FAR,
             last_pinged: now,
             message_since: Instant::FAR,
             sending_since: Instant::FAR,

@@ -8,6 +8,7 @@ pub mod admission;
 mod connection;
 mod drain;
 mod forward;
+mod health;
 mod pending;
 mod relay;
 pub mod roll;
@@ -381,6 +382,7 @@ impl Core {
                     if let Some(connection) = self.connections.get_mut(conn) {
                         connection.role = Role::Link { link };
                     }
+                    self.link_due(cx, link);
                 }
             }
         }
@@ -530,7 +532,7 @@ impl Core {
                     self.connection_due(cx, conn);
                 }
             } else {
-                self.dial(cx, key - self.connections.capacity());
+                self.link_due(cx, key - self.connections.capacity());
             }
         }
         self.drain_due(cx);
@@ -580,8 +582,11 @@ impl Core {
 
     fn link_up(&mut self, cx: Context<'_>, conn: ConnId, link: u32) {
         if link < self.upstream.len() {
-            self.upstream.came_up(link, conn, cx.now);
+            let place = cx.settings.backends()[self.upstream.backend(link)];
+            let health = cx.settings.snapshot.pools[usize::from(place.pool)].health;
+            self.upstream.came_up(link, conn, cx.now, health.map_or(0, |health| health.rise));
             self.judge_backend(cx, self.upstream.backend(link), upstream::CONNECTED);
+            self.look_after(cx, link, conn);
         }
     }
 

@@ -431,6 +431,10 @@ impl Core {
         };
         match self.judge_response(cx, source, message, &parts) {
             Ok((branch, last)) => {
+                if message.is_only_via(&parts.via) && self.takes_probe(cx, source, message, &branch)
+                {
+                    return;
+                }
                 self.note_answered(cx, source, message, &parts, &branch, last);
                 if message.is_only_via(&parts.via) {
                     return self.counters.refuse(Refused::ResponseEndsHere);

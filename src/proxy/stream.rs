@@ -9,6 +9,7 @@ use crate::base::limits;
 use crate::base::machine::{ConnId, Output};
 use crate::base::time::{Duration, Instant};
 use crate::config::snapshot::Transport;
+use crate::sip::frame::is_pong;
 use crate::sip::{Framed, Message, frame, salvage};
 use crate::telemetry::counter::{Closed, HandshakeLabel, Refused, ReportLabel, TransportRefused};
 use crate::telemetry::latency::Stage;
@@ -107,6 +108,7 @@ impl Core {
     pub(super) fn received(&mut self, cx: Context<'_>, conn: ConnId, bytes: &mut [u8]) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.last_received = cx.now;
+        connection.unheard_since = Instant::FAR;
         match connection.phase {
             Phase::Preface => {
                 if !self.preface(cx, conn, bytes[0]) {
@@ -403,7 +405,10 @@ impl Core {
                     at += 4;
                     self.ping(cx, conn);
                 }
-                Ok(Framed::Blank { len }) => at += len as usize,
+                Ok(Framed::Blank { len }) => {
+                    at += len as usize;
+                    self.pong(cx, conn);
+                }
                 Ok(Framed::Partial) => return at,
                 Err(fault) => {
                     self.counters.fault(fault.kind as usize);
@@ -439,6 +444,10 @@ impl Core {
         }
         // A lone CRLF is half a ping or a pong, not a message.
         let message = !matches!(&connection.carry[..], b"" | b"\r" | b"\r\n");
+        if is_pong(&connection.carry) && self.expects_pong(cx, conn) {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(conn) else { return };
         if !message && connection.ciphertext.is_empty() {
             connection.message_since = Instant::FAR;
         } else if connection.message_since == Instant::FAR {
@@ -491,6 +500,7 @@ impl Core {
         let limit = cx.settings.snapshot.limits.outbox as usize * factor;
         match connection.outbox.push(&mut self.chunks, limit, len, pieces) {
             Ok(()) => {
+                connection.unheard_since = connection.unheard_since.min(cx.now);
                 self.mark_dirty(conn);
                 Ok(())
             }

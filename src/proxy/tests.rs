@@ -1,5 +1,6 @@
 //! The proxy as a Machine, bytes in and bytes out, with nothing beneath it.
 
+mod health;
 mod pools;
 mod rules;
 
@@ -80,6 +81,7 @@ fn snapshot() -> Snapshot {
             lanes: 1,
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(5),
+            health: None,
             shared_dialogs: false,
             slow_start: Duration::ZERO,
             allow_wildcard: false,

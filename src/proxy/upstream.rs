@@ -15,6 +15,7 @@ use crate::base::time::{Duration, Instant};
 use crate::telemetry::counter::HealthEvent;
 
 use super::BackendGauge;
+use super::health::{PROBE_REFUSED, Probes};
 use super::settings::{Order, Settings};
 use super::token::PeerId;
 
@@ -55,6 +56,9 @@ pub struct Link {
     /// Failures since it was last up.
     pub failures: u32,
     up_since: Instant,
+    pub probes: Probes,
+    /// It was given up though its connection stood: it has to prove itself.
+    suspect: bool,
 }
 
 /// How a backend stands with this worker.
@@ -68,6 +72,8 @@ pub struct Standing {
     pub reason: &'static str,
     /// It has come back at that time and takes on its share bit by bit; `None`: it had it from the start.
     ramp_from: Option<Instant>,
+    /// It was away: when it comes up, it ramps.
+    away: bool,
 }
 
 /// A backend that has come up or gone down, for the log.
@@ -106,10 +112,13 @@ impl Upstream {
                 }
             };
             for _ in 0..lanes {
-                let link = match old.iter().position(|link| link.peer == place.peer) {
+                let mut link = match old.iter().position(|link| link.peer == place.peer) {
                     Some(at) => old.remove(at),
                     None => Link::new(place.peer),
                 };
+                if settings.snapshot.pools[usize::from(place.pool)].health.is_none() {
+                    (link.probes, link.suspect) = (Probes::NONE, false);
+                }
                 self.links.push(link);
             }
             self.standings.push(match known.iter().position(|it| it.peer == place.peer) {
@@ -119,7 +128,8 @@ impl Upstream {
                     up: false,
                     since: now,
                     reason: STARTING,
-                    ramp_from: self.running.then_some(now),
+                    ramp_from: None,
+                    away: self.running,
                 },
             });
         }
@@ -152,7 +162,9 @@ impl Upstream {
     /// A connection that takes requests for this backend: an established one before one that is being made. `lane`
     /// picks the lane, so that a dialog stays on it.
     pub fn usable(&self, backend: usize, lane: u64) -> Option<ConnId> {
-        self.ready(backend, lane).or_else(|| self.pick(backend, lane, Link::returning))
+        self.ready(backend, lane)
+            .or_else(|| self.pick(backend, lane, Link::established))
+            .or_else(|| self.pick(backend, lane, Link::returning))
     }
 
     /// One that is established, or being made for the first time.
@@ -250,6 +262,10 @@ impl Upstream {
         if standing.up == up {
             return None;
         }
+        if up && std::mem::take(&mut standing.away) {
+            standing.ramp_from = Some(now);
+        }
+        standing.away |= !up && reason == PROBE_REFUSED;
         (standing.up, standing.since, standing.reason) = (up, now, reason);
         if self.changes.len() < CHANGES_MAX {
             self.changes.push(Change { backend, up, reason });
@@ -257,20 +273,36 @@ impl Upstream {
         Some(if up { HealthEvent::WentUp } else { HealthEvent::WentDown })
     }
 
+    pub fn set_probes(&mut self, link: u32, probes: Probes) {
+        let link = &mut self.links[link as usize];
+        link.probes = probes;
+        if probes.wanted == 0 {
+            link.failures = 0;
+            link.suspect = false;
+        }
+    }
+
+    /// The link does not hold what its connection promises.
+    pub fn suspect(&mut self, link: u32) {
+        self.links[link as usize].suspect = true;
+    }
+
     /// A connect has succeeded. A backend whose link was lost and made again at once goes on as it was; any other that
     /// comes up ramps.
-    pub fn came_up(&mut self, link: u32, conn: ConnId, now: Instant) {
+    /// A link that has failed has to be answered for `rise` times first.
+    pub fn came_up(&mut self, link: u32, conn: ConnId, now: Instant, rise: u8) {
         let backend = self.backend(link);
         let standing = &mut self.standings[backend];
-        let failed = self.links[link as usize].failures > 1;
-        let new = standing.reason == STARTING && standing.ramp_from.is_some();
-        if !standing.up && (failed || new || standing.reason == OPERATOR) {
-            standing.ramp_from = Some(now);
-        }
         let link = &mut self.links[link as usize];
+        let failed = link.suspect || link.failures > 1;
+        standing.away |= failed || standing.reason == OPERATOR;
         link.state = LinkState::Up { conn };
-        link.failures = 0;
         link.up_since = now;
+        let wanted = if failed { rise } else { 0 };
+        link.probes = Probes::begun(wanted, now);
+        if wanted == 0 {
+            link.failures = 0;
+        }
     }
 
     /// A connect has failed or a link was lost: when to try again.
@@ -278,7 +310,7 @@ impl Upstream {
         let link = &mut self.links[link as usize];
         let full = BACKOFF_FIRST.saturating_mul(1 << link.failures.min(10)).min(BACKOFF_MAX);
         let half = full.as_nanos() as u64 / 2;
-        let steady = link.up().is_some() && now.since(link.up_since) >= STEADY;
+        let steady = link.up().is_some() && !link.suspect && now.since(link.up_since) >= STEADY;
         let retry_at = match steady {
             true => now,
             false => now + Duration::from_nanos(half + random.below(half + 1)),
@@ -292,10 +324,22 @@ impl Upstream {
 impl Link {
     fn new(peer: PeerId) -> Self {
         let state = LinkState::Down { retry_at: Instant(0) };
-        Link { peer, state, failures: 0, up_since: Instant(0) }
+        Link {
+            peer,
+            state,
+            failures: 0,
+            up_since: Instant(0),
+            probes: Probes::NONE,
+            suspect: false,
+        }
     }
 
+    /// Established, and it takes new requests.
     fn up(&self) -> Option<ConnId> {
+        self.established().filter(|_| self.probes.wanted == 0)
+    }
+
+    fn established(&self) -> Option<ConnId> {
         match self.state {
             LinkState::Up { conn } => Some(conn),
             _ => None,
@@ -313,7 +357,7 @@ impl Link {
     /// Being made again, and nothing has failed since it was up.
     fn returning(&self) -> Option<ConnId> {
         match self.state {
-            LinkState::Dialling { conn } if self.failures <= 1 => Some(conn),
+            LinkState::Dialling { conn } if self.failures <= 1 && !self.suspect => Some(conn),
             _ => None,
         }
     }

@@ -3,7 +3,9 @@
 
 use super::cast::{Binding, Cast};
 use super::compose;
+use super::faults::Fault;
 use super::line::Holder;
+use super::oracle::Judge;
 use super::setting::{self, CORE_IN};
 use super::text::{Text, name_of, parts_of, uri_in, value_of};
 use super::wire::WireId;
@@ -12,6 +14,8 @@ pub struct Backend {
     pub up: bool,
     /// Connects to it end in nothing.
     pub black_hole: bool,
+    /// Probes are answered by 503.
+    pub sulks: bool,
     /// Links of workers and connections of its own.
     pub lines: Vec<WireId>,
     relays: Vec<Relay>,
@@ -31,7 +35,14 @@ struct Relay {
 
 impl Backend {
     pub fn new(_index: usize) -> Backend {
-        Backend { up: true, black_hole: false, lines: Vec::new(), relays: Vec::new(), dials: 0 }
+        Backend {
+            up: true,
+            black_hole: false,
+            sulks: false,
+            lines: Vec::new(),
+            relays: Vec::new(),
+            dials: 0,
+        }
     }
 }
 
@@ -66,6 +77,49 @@ impl Cast {
                 self.relay(backend, line, id, text, &binding);
             }
             _ => self.called(agent, line, id, text),
+        }
+    }
+
+    /// A probe of the front-end: answered, or refused. It is of no call that anybody judges.
+    pub fn probed(&mut self, backend: usize, line: WireId, text: &Text) {
+        let own = setting::backend_address(backend).to_string();
+        let whole = text.values("via").len() == 1
+            && text.uri().contains(&own) | self.setting.options.core_tls
+            && text.body.is_empty();
+        self.oracle.judge(Judge::Answer, whole, || format!("no probe: {text:?}"));
+        let sulks = self.backends[backend].sulks;
+        let rise = u64::from(self.setting.options.health.map_or(0, |health| health.rise));
+        let it = &mut self.lines[line];
+        it.probes += 1;
+        // What it takes to be believed, and when it changes its mind.
+        if it.probes <= rise || sulks || std::mem::replace(&mut it.sulked, sulks) {
+            self.trouble();
+        }
+        self.lines[line].sulked = sulks;
+        let status = if sulks { 503 } else { 200 };
+        let lines = text.lines.iter().filter(|line| {
+            matches!(name_of(line).as_str(), "via" | "from" | "to" | "call-id" | "cseq")
+        });
+        let lines: String = lines.map(String::as_str).collect();
+        let answer = format!("SIP/2.0 {status} Whatever\r\n{lines}Content-Length: 0\r\n\r\n");
+        if sulks {
+            self.net.borrow_mut().faults.count(Fault::ProbeRefused);
+        }
+        self.lines[line].say(&mut self.net.borrow_mut(), &mut self.pool, answer.as_bytes());
+    }
+
+    /// Half a ping of the front-end; the other half is owed an answer (RFC 5626 4.4.1).
+    pub fn pinged(&mut self, line: WireId) {
+        let it = &mut self.lines[line];
+        it.halves += 1;
+        if it.halves.is_multiple_of(2) {
+            it.probes += 1;
+            let rise = u64::from(self.setting.options.health.map_or(0, |health| health.rise));
+            let proves = it.probes <= rise;
+            it.say(&mut self.net.borrow_mut(), &mut self.pool, b"\r\n");
+            if proves {
+                self.trouble();
+            }
         }
     }
 

@@ -8,8 +8,9 @@ use super::ring::SimRing;
 use super::wire::WireId;
 use super::world::World;
 use crate::base::time::Instant;
+use crate::config::snapshot::ProbeMethod;
 use crate::proxy::{Proxy, Report};
-use crate::telemetry::counter::{Counters, Refused};
+use crate::telemetry::counter::{Counters, HealthEvent, Refused};
 use crate::worker::turn::{Turn, TurnCounts};
 
 /// Sums over all lives.
@@ -65,6 +66,9 @@ pub fn settled(world: &mut World) {
         }
     }
     world.close_all_books();
+    let late = HealthEvent::ProbeTimeout as usize;
+    let late: u64 = world.books.counters.health.iter().map(|events| events[late]).sum();
+    (0..late).for_each(|_| world.net.borrow_mut().faults.count(Fault::ProbeTimeout));
     check_buffers(world);
     for line in &world.cast.lines {
         let whole = line.open && line.ended_at.is_none() && line.heard > 0;
@@ -175,6 +179,15 @@ fn ledger(world: &mut World) {
     let sum = |reasons: &[Refused]| -> u64 {
         reasons.iter().map(|reason| counters.refused(*reason)).sum()
     };
+    let probes = |event: HealthEvent| -> u64 {
+        counters.health.iter().map(|events| events[event as usize]).sum()
+    };
+    // A pong is no message.
+    let pings = world.setting.options.health.is_some_and(|it| it.method == ProbeMethod::Crlf);
+    let probed = match pings {
+        true => 0,
+        false => probes(HealthEvent::ProbeAnswered) + probes(HealthEvent::ProbeRefused),
+    };
     let answers: u64 = counters.answers().map(|(_, count)| count).sum();
     let requests: u64 = counters.zones.iter().flat_map(|zone| zone.requests).sum();
     let forwarded: u64 = counters.zones.iter().map(|zone| zone.requests_forwarded).sum();
@@ -203,8 +216,10 @@ fn ledger(world: &mut World) {
             "{requests} requests, {unsent} came back; {forwarded} forwarded, {answers} answered"
         )
     });
-    oracle.judge(Judge::Ledger, responses == passed + lost, || {
-        format!("{responses} responses; {passed} passed on, {lost} lost by name")
+    oracle.judge(Judge::Ledger, responses == passed + lost + probed, || {
+        format!(
+            "{responses} responses; {passed} passed on, {lost} lost by name, {probed} of probes"
+        )
     });
 }
 

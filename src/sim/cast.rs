@@ -20,7 +20,7 @@ use super::wire::{Event, Net, Side, WireId};
 use crate::base::chunk::ChunkPool;
 use crate::base::random::Random;
 use crate::base::time::Instant;
-use crate::config::snapshot::Transport;
+use crate::config::snapshot::{ProbeMethod, Transport};
 use crate::tls::Session;
 
 /// Where a phone was registered, and the Path values of its earlier registrations.
@@ -225,6 +225,11 @@ impl Cast {
         for it in heard {
             match it {
                 Heard::Message(message) => self.heard(line, &message),
+                Heard::Pong
+                    if self.is_pinged() && matches!(self.lines[line].holder, Holder::Link(_)) =>
+                {
+                    self.pinged(line);
+                }
                 Heard::Pong => self.lines[line].pongs += 1,
                 Heard::End => self.ended(line),
                 Heard::Reset => {
@@ -243,6 +248,12 @@ impl Cast {
         self.hang_up(line, false);
     }
 
+    /// Whether the front-end pings its backends.
+    fn is_pinged(&self) -> bool {
+        let health = self.setting.options.health;
+        health.is_some_and(|health| health.method == ProbeMethod::Crlf)
+    }
+
     fn check_ciphertext(&mut self, line: WireId) {
         let it = &mut self.lines[line];
         let records = std::mem::take(&mut it.records);
@@ -255,6 +266,13 @@ impl Cast {
     }
 
     fn heard(&mut self, line: WireId, message: &str) {
+        if let Holder::Link(backend) = self.lines[line].holder
+            && let Some(text) = Text::parse(message)
+            && text.method() == "OPTIONS"
+            && text.marker().is_none()
+        {
+            return self.probed(backend, line, &text);
+        }
         let receipt = {
             let net = self.net.borrow();
             self.oracle.heard(&net, &self.lines, line, message)

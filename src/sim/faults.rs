@@ -42,6 +42,10 @@ pub enum Fault {
     Stall,
     BackendDied,
     BackendReturned,
+    /// A backend answered a probe by 503.
+    ProbeRefused,
+    /// A probe had no answer in time.
+    ProbeTimeout,
     /// A bit of ciphertext was flipped.
     FlippedBit,
     /// A handshake was left unfinished.
@@ -72,7 +76,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 39] = {
+    pub const ALL: [Fault; 41] = {
         use Fault as F;
         [
             F::Split,
@@ -97,6 +101,8 @@ impl Fault {
             F::Stall,
             F::BackendDied,
             F::BackendReturned,
+            F::ProbeRefused,
+            F::ProbeTimeout,
             F::FlippedBit,
             F::HandshakeStalled,
             F::MailboxFull,
@@ -141,6 +147,8 @@ impl Fault {
             Fault::Stall => "stall",
             Fault::BackendDied => "backend died",
             Fault::BackendReturned => "backend returned",
+            Fault::ProbeRefused => "probe refused",
+            Fault::ProbeTimeout => "probe timeout",
             Fault::FlippedBit => "flipped bit",
             Fault::HandshakeStalled => "handshake stalled",
             Fault::MailboxFull => "mailbox full",

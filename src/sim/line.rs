@@ -78,6 +78,10 @@ pub struct Line {
     /// CRLF pings said and answers heard (RFC 5626 5.4).
     pub pings: u64,
     pub pongs: u64,
+    /// Probes of the front-end heard, halves of its pings, and whether the last probe was refused.
+    pub probes: u64,
+    pub halves: u64,
+    pub sulked: bool,
 }
 
 impl Line {
@@ -105,6 +109,9 @@ impl Line {
             heard: 0,
             pings: 0,
             pongs: 0,
+            probes: 0,
+            halves: 0,
+            sulked: false,
         }
     }
 

@@ -14,8 +14,9 @@ use super::ring::Rough;
 use super::wire::Weather;
 use crate::base::random::Random;
 use crate::config::snapshot::{
-    Advertised, Affinity, Backend, ClientCertificate, Drain, Group, Limits, Listener, PathPolicy,
-    Pool, Prefix, Rate, Route, Snapshot, Tls, TlsUri, Transport, Transports, Zone, ZoneAdvertised,
+    Advertised, Affinity, Backend, ClientCertificate, Drain, Group, Health, Limits, Listener,
+    PathPolicy, Pool, Prefix, ProbeMethod, Rate, Route, Snapshot, Tls, TlsUri, Transport,
+    Transports, Zone, ZoneAdvertised,
 };
 use crate::proxy::admission::PrefixTable;
 use crate::proxy::settings::Settings;
@@ -116,6 +117,7 @@ pub struct Options {
     pub outbox: u32,
     pub tls_uri: TlsUri,
     pub affinity: Affinity,
+    pub health: Option<Health>,
     /// Odd forms of headers, one message in so many.
     pub odd: u64,
     /// Agents do what they are told and nothing else; one backend alone.
@@ -150,6 +152,7 @@ impl Options {
             outbox: 256 * 1024,
             tls_uri: TlsUri::Sips,
             affinity: Affinity::CallId,
+            health: None,
             odd: 0,
             scripted: false,
         }
@@ -173,6 +176,7 @@ impl Options {
         options.odd = [0, 2, 3][random.below(3) as usize];
         options.affinity =
             [Affinity::CallId, Affinity::CallId, Affinity::Source][random.below(3) as usize];
+        options.health = drawn_health(seed);
         options.tls_uri = if random.one_in(3) { TlsUri::Transport } else { TlsUri::Sips };
         if seed.is_multiple_of(8) {
             return options;
@@ -210,27 +214,32 @@ impl Options {
             handshake: on(&mut random, 6),
             drain: random.one_in(6),
         };
+        options.cramp(&mut random);
+        options
+    }
+
+    /// Sizes that are too small, each for some seeds.
+    fn cramp(&mut self, random: &mut Random) {
         if random.one_in(2) {
-            options.buffers = 1 + random.below(4) as usize;
-            options.buffer_bytes = [200, 700, 4096][random.below(3) as usize];
+            self.buffers = 1 + random.below(4) as usize;
+            self.buffer_bytes = [200, 700, 4096][random.below(3) as usize];
         }
         if random.one_in(3) {
-            options.submissions = 2 + random.below(6) as usize;
+            self.submissions = 2 + random.below(6) as usize;
         }
         if random.one_in(3) {
-            options.completions = 3 + random.below(8) as usize;
+            self.completions = 3 + random.below(8) as usize;
         }
         if random.one_in(3) {
-            options.mailbox = 1 + random.below(2) as usize;
+            self.mailbox = 1 + random.below(2) as usize;
         }
         if random.one_in(4) {
-            options.accepted = 6 + random.below(4) as u32;
-            options.accept_limit = options.accepted - random.below(3) as u32;
+            self.accepted = 6 + random.below(4) as u32;
+            self.accept_limit = self.accepted - random.below(3) as u32;
         }
         if random.one_in(3) {
-            options.outbox = 12 * 1024;
+            self.outbox = 12 * 1024;
         }
-        options
     }
 
     /// Whether a message may be lost or refused for want of anything.
@@ -239,6 +248,21 @@ impl Options {
         let rough = &self.rough;
         !self.strikes.any() && roomy && rough.no_descriptor == 0 && self.hostile == 0
     }
+}
+
+/// Probes for half of the seeds; from dice of their own, and not for the seeds that are named after older faults.
+fn drawn_health(seed: u64) -> Option<Health> {
+    let mut random = Random::new(seed ^ 0x0a0b_0e5e);
+    if seed < 64 || random.one_in(2) {
+        return None;
+    }
+    Some(Health {
+        method: if random.one_in(4) { ProbeMethod::Crlf } else { ProbeMethod::Options },
+        interval: Duration::from_millis(2000 + random.below(2000)),
+        timeout: Duration::from_millis(700 + random.below(700)),
+        rise: 1 + random.below(2) as u8,
+        fall: 1 + random.below(3) as u8,
+    })
 }
 
 /// A window that nothing fills.
@@ -445,6 +469,7 @@ impl Setting {
             lanes: options.lanes,
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(5),
+            health: options.health,
             shared_dialogs: false,
             slow_start: Duration::ZERO,
             allow_wildcard: false,

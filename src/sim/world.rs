@@ -550,7 +550,13 @@ impl World {
         let any = self.random.below(setting::BACKENDS as u64) as usize;
         let backend = down.filter(|_| self.random.one_in(2)).unwrap_or(any);
         let hole = black_hole > 0 && self.random.one_in(black_hole);
+        let sulks = self.setting.options.health.is_some() && self.random.one_in(3);
         let it = &mut self.cast.backends[backend];
+        if sulks {
+            it.sulks = !it.sulks;
+            self.cast.trouble();
+            return;
+        }
         let was_up = it.up;
         it.up = !was_up;
         it.black_hole = was_up && hole;
@@ -585,7 +591,7 @@ impl World {
         self.catch_up(true);
         for backend in 0..setting::BACKENDS {
             let it = &mut self.cast.backends[backend];
-            (it.up, it.black_hole) = (true, false);
+            (it.up, it.black_hole, it.sulks) = (true, false, false);
         }
         for worker in &mut self.workers {
             if let Some(turn) = &mut worker.turn {

@@ -102,6 +102,8 @@ names! {
         OutboxFull = "outbox_full",
         /// The peer does not read: nothing went out for too long.
         SendStalled = "send_stalled",
+        /// The backend did not answer its probes.
+        ProbeTimeout = "probe_timeout",
         KeepaliveFlood = "keepalive_flood",
         SlotFull = "slot_full",
         PrefixFull = "prefix_full",
@@ -146,6 +148,13 @@ names! {
         /// It takes requests from now on, as far as one worker sees.
         WentUp = "went_up",
         WentDown = "went_down",
+        ProbeSent = "probe_sent",
+        ProbeAnswered = "probe_answered",
+        /// Answered 503: it takes nothing new.
+        ProbeRefused = "probe_refused",
+        ProbeTimeout = "probe_timeout",
+        /// Something was sent and nothing came back for as long as a probe may take: it is probed at once.
+        Silent = "silent",
     }
 }
 

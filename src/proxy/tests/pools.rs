@@ -9,11 +9,11 @@ use crate::base::random::Random;
 use crate::telemetry::counter::{HealthEvent, Refused};
 use settings::Order;
 
-const B1: &str = "10.0.0.1:5080";
-const B2: &str = "10.0.0.2:5080";
+pub const B1: &str = "10.0.0.1:5080";
+pub const B2: &str = "10.0.0.2:5080";
 
 /// A pool of so many backends, each with weight and priority.
-fn pool_of(backends: &[(u16, u16)]) -> Snapshot {
+pub fn pool_of(backends: &[(u16, u16)]) -> Snapshot {
     let mut snapshot = snapshot();
     let first = snapshot.pools[0].backends[0].clone();
     snapshot.pools[0].backends = backends
@@ -32,7 +32,7 @@ fn pool_of(backends: &[(u16, u16)]) -> Snapshot {
 
 impl Bench {
     /// Gives all workers settings that differ from the present ones.
-    fn reconfigure(&mut self, change: impl FnOnce(Settings) -> Settings) {
+    pub fn reconfigure(&mut self, change: impl FnOnce(Settings) -> Settings) {
         let settings = Arc::new(change(Settings::clone(&self.workers[0].settings)));
         for worker in &mut self.workers {
             worker.configure(self.now, Arc::clone(&settings));
@@ -53,7 +53,7 @@ impl Bench {
         chosen.map(|(backend, _)| backend)
     }
 
-    fn gauge(&mut self, backend: usize) -> BackendGauge {
+    pub fn gauge(&mut self, backend: usize) -> BackendGauge {
         self.workers[0].report(self.now, Report::new(2, 2)).gauges.backends[backend].clone()
     }
 }
