@@ -10,12 +10,15 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use process::{FrontEnd, admin, alone, dial, eventually, exchange, skip};
 use ringfront::config::snapshot::{NamedPlace, Prefix, Transports};
 use ringfront::control::resolve::exchange::{Asker, Fault};
 use ringfront::control::resolve::locate::{Found, Lost, Sought, locate};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use server::{Mood, NameServer};
 
 const BOTH: Transports = Transports { tcp: true, tls: true };
@@ -268,39 +271,69 @@ fn nonsense_is_named_and_the_next_server_is_asked() {
 
 // ---- the whole process
 
-/// A SIP server that answers every request with 200 and its own name, and nothing else.
-fn backend(address: &str, name: &'static str) {
+/// A SIP server that answers every request with 200 and its own name, and nothing else; over TLS with a certificate.
+fn backend(address: &str, name: &'static str, tls: Option<Arc<ServerConfig>>) {
     let listener = TcpListener::bind(address).expect("the backend's port");
     std::thread::spawn(move || {
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            std::thread::spawn(move || {
-                let mut head = Vec::new();
-                let mut byte = [0];
-                while let Ok(1) = stream.read(&mut byte) {
-                    head.push(byte[0]);
-                    if !head.ends_with(b"\r\n\r\n") {
-                        continue;
-                    }
-                    let text = String::from_utf8(std::mem::take(&mut head)).expect("text");
-                    let kept = ["via:", "from:", "to:", "call-id:", "cseq:", "record-route:"];
-                    let mut answer = String::from("SIP/2.0 200 OK\r\n");
-                    for line in text.lines().skip(1) {
-                        let lower = line.to_ascii_lowercase();
-                        if kept.iter().any(|name| lower.starts_with(name)) {
-                            let tag = if lower.starts_with("to:") && !lower.contains(";tag=") {
-                                ";tag=b"
-                            } else {
-                                ""
-                            };
-                            answer.push_str(&format!("{line}{tag}\r\n"));
-                        }
-                    }
-                    answer.push_str(&format!("Server: {name}\r\nContent-Length: 0\r\n\r\n"));
-                    let _ = stream.write_all(answer.as_bytes());
+        for stream in listener.incoming().map_while(Result::ok) {
+            let tls = tls.clone();
+            std::thread::spawn(move || match tls {
+                None => answer_all(stream, name),
+                Some(config) => {
+                    let connection = ServerConnection::new(config).expect("a server");
+                    answer_all(StreamOwned::new(connection, stream), name);
                 }
             });
         }
     });
+}
+
+fn answer_all(mut stream: impl Read + Write, name: &str) {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while let Ok(1) = stream.read(&mut byte) {
+        head.push(byte[0]);
+        if !head.ends_with(b"\r\n\r\n") {
+            continue;
+        }
+        let text = String::from_utf8(std::mem::take(&mut head)).expect("text");
+        let kept = ["via:", "from:", "to:", "call-id:", "cseq:", "record-route:"];
+        let mut answer = String::from("SIP/2.0 200 OK\r\n");
+        for line in text.lines().skip(1) {
+            let lower = line.to_ascii_lowercase();
+            if kept.iter().any(|name| lower.starts_with(name)) {
+                let untagged = lower.starts_with("to:") && !lower.contains(";tag=");
+                answer.push_str(&format!("{line}{}\r\n", if untagged { ";tag=b" } else { "" }));
+            }
+        }
+        answer.push_str(&format!("Server: {name}\r\nContent-Length: 0\r\n\r\n"));
+        let _ = stream.write_all(answer.as_bytes());
+    }
+}
+
+/// A CA in `ca.pem`, and a server with a certificate of it for each of `names`.
+fn certified(directory: &Path, names: &[&str]) -> Vec<Arc<ServerConfig>> {
+    let ca_key = rcgen::KeyPair::generate().expect("a key");
+    let mut ca = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let pem = ca.self_signed(&ca_key).expect("a certificate").pem();
+    std::fs::write(directory.join("ca.pem"), pem).expect("written");
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let config = |name: &&str| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let parameters = rcgen::CertificateParams::new(vec![(*name).to_owned()]);
+        let certificate = parameters.expect("parameters").signed_by(&key, &issuer);
+        let chain = vec![certificate.expect("a certificate").der().clone()];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("protocol versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key);
+        Arc::new(config.expect("a server"))
+    };
+    names.iter().map(config).collect()
 }
 
 fn configuration(directory: &Path, server: &NameServer, backends: &str) -> String {
@@ -369,8 +402,8 @@ fn datagrams_of(id: u32) -> Vec<String> {
 fn a_new_answer_moves_new_calls_and_no_answer_moves_nothing() {
     alone("a_new_answer_moves_new_calls_and_no_answer_moves_nothing", || {
         let directory = tempfile::tempdir().expect("a directory");
-        backend("127.0.0.11:5070", "one");
-        backend("127.0.0.12:5070", "two");
+        backend("127.0.0.11:5070", "one", None);
+        backend("127.0.0.12:5070", "two", None);
         let server = NameServer::start(
             "_sip._tcp.pbx.example 1 SRV 1 1 5070 h.example\nh.example 1 A 127.0.0.11",
         );
@@ -447,7 +480,7 @@ fn a_process_without_an_answer_starts_empty_and_never_opens_a_datagram_socket() 
     }
     alone(own, || {
         let directory = tempfile::tempdir().expect("a directory");
-        backend("127.0.0.11:5070", "one");
+        backend("127.0.0.11:5070", "one", None);
         let server = NameServer::start("h.example 1 A 127.0.0.11");
         server.mood(Mood::Silent);
         let backends = "{ name = \"r\", address = \"h.example:5070\" }";
@@ -538,9 +571,9 @@ fn priorities_and_weights_reach_the_workers_and_survive_a_reload() {
     alone("priorities_and_weights_reach_the_workers_and_survive_a_reload", || {
         let directory = tempfile::tempdir().expect("a directory");
         for (address, name) in [("127.0.0.11:5070", "one"), ("127.0.0.12:5070", "two")] {
-            backend(address, name);
+            backend(address, name, None);
         }
-        backend("127.0.0.13:5070", "backup");
+        backend("127.0.0.13:5070", "backup", None);
         let server = NameServer::start(
             "
             _sip._tcp.pbx.example 60 SRV 10 30 5070 one.example
@@ -574,5 +607,45 @@ fn priorities_and_weights_reach_the_workers_and_survive_a_reload() {
             now => Err(now.to_string()),
         });
         assert_eq!(count("a"), [one, two, 0], "the same calls go the same way");
+    });
+}
+
+/// 3263-4.1-e: the certificate must carry the name before DNS; one that only DNS gave is of no use.
+#[test]
+fn a_tls_backend_is_known_by_its_name_before_dns() {
+    alone("a_tls_backend_is_known_by_its_name_before_dns", || {
+        let directory = tempfile::tempdir().expect("a directory");
+        let sides = certified(directory.path(), &["pbx.example", "h.example"]);
+        let mut sides = sides.into_iter();
+        backend("127.0.0.11:5071", "before", sides.next());
+        backend("127.0.0.12:5071", "after", sides.next());
+        let server = NameServer::start(
+            "
+            pbx.example 60 NAPTR 1 1 s SIPS+D2T _sips._tcp.pbx.example
+            _sips._tcp.pbx.example 60 SRV 1 1 5071 h.example
+            _sips._tcp.pbx.example 60 SRV 1 1 5071 i.example
+            h.example 60 A 127.0.0.12
+            i.example 60 A 127.0.0.11
+            ",
+        );
+        let file =
+            configuration(directory.path(), &server, "{ name = \"r\", address = \"pbx.example\" }");
+        let text = std::fs::read_to_string(&file).expect("the file");
+        let core = "[zone.core]\ntransports = [\"tcp\"]";
+        assert!(text.contains(core));
+        let tls = "[zone.core]\ntransports = [\"tls\"]\nserver_ca = \"ca.pem\"";
+        std::fs::write(&file, text.replace(core, tls)).expect("written");
+        let front_end = FrontEnd::start(directory.path(), &["run", "--config", &file]);
+        let mut client = dial("127.0.0.1:5060");
+        for call in 0..20 {
+            let by = answered_by(&mut client, &format!("tls{call}"));
+            assert_eq!(by, "before", "{}", front_end.log());
+        }
+        let backends = status(directory.path())["backends"].clone();
+        let up = |address: &str| {
+            let mut all = backends.as_array().expect("a list").iter();
+            all.find(|it| it["address"] == address).expect("it is listed")["up"].clone()
+        };
+        assert_eq!((up("127.0.0.11:5071"), up("127.0.0.12:5071")), (true.into(), false.into()));
     });
 }

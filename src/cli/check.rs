@@ -26,13 +26,13 @@ pub fn run(args: CheckArgs) -> Result<ExitCode, miette::Report> {
         "# {} is good. It settles to:\n\n{}\n# Memory that it may take, beside the kernel's own:\n#\n{}",
         args.config.display(),
         render::toml(&settled.snapshot, &settled.control),
-        table(&memory::sums(&settled.snapshot, settled.control.cores.len())),
+        table(&memory::sums(&settled.snapshot, &settled.control)),
     );
     super::print(page.as_bytes())
 }
 
 fn good(args: &CheckArgs, settled: &Settled) -> serde_json::Value {
-    let sums = memory::sums(&settled.snapshot, settled.control.cores.len());
+    let sums = memory::sums(&settled.snapshot, &settled.control);
     let total: u64 = sums.iter().map(Sum::bytes).sum();
     let sums = sums.iter().map(|sum| {
         json!({ "what": sum.what, "count": sum.count, "bytes_each": sum.each, "bytes": sum.bytes() })

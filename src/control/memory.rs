@@ -1,8 +1,10 @@
 //! What the process may take at most, as sums over its bounds: one term for each kind of memory, with its reason.
 //! Owns the formula. Never measures; the kernel's own memory (socket buffers, ring queues) is not in it.
 
+use super::resolve::locate::PLACES_MAX;
+use super::resolve::names::RETIRED_MAX;
 use crate::base::limits;
-use crate::config::snapshot::{Limits, Snapshot, Transport};
+use crate::config::snapshot::{ControlSettings, Limits, NamedBackend, Snapshot, Transport};
 use crate::proxy;
 use crate::telemetry::latency::Stage;
 use crate::tls::session::{KEPT_BYTES_MAX, RECORD_PLAIN_MAX, Session};
@@ -36,13 +38,13 @@ const PREFIX_BYTES: u64 = 256;
 /// What a connection costs beside the proxy's own state: slots of turn and ring, its deadline, its place in queues.
 const SLOT_BYTES: u64 = 256;
 
-/// The terms, for `workers` workers.
-pub fn sums(snapshot: &Snapshot, workers: usize) -> Vec<Sum> {
+/// The terms of this configuration.
+pub fn sums(snapshot: &Snapshot, control: &ControlSettings) -> Vec<Sum> {
     let limits = &snapshot.limits;
-    let workers = workers as u64;
+    let workers = control.cores.len() as u64;
     let accepted = u64::from(limits.connections_per_core);
     let slots = accepted + u64::from(limits::ACCEPT_RESERVE) + u64::from(limits::OWN_SLOTS);
-    let dialled: u64 = dialled(snapshot);
+    let dialled: u64 = dialled(snapshot, &control.resolver.names);
     let each_worker = |what, count: u64, each| Sum { what, count: workers * count, each };
     let mut sums = vec![
         Sum {
@@ -83,7 +85,7 @@ pub fn sums(snapshot: &Snapshot, workers: usize) -> Vec<Sum> {
         ),
         each_worker("buffers at rest", proxy::SPARE_BUFFERS as u64, proxy::SPARE_BYTES_MAX as u64),
     ];
-    if speaks_tls(snapshot) {
+    if speaks_tls(snapshot, &control.resolver.names) {
         let session = size_of::<Session>() as u64 + TLS_SESSION_HEAP_BYTES;
         sums.push(each_worker("TLS sessions", accepted + dialled, session));
         sums.push(each_worker(
@@ -108,16 +110,21 @@ fn message(limits: &Limits) -> u64 {
     u64::from(limits.head) + u64::from(limits.body)
 }
 
-/// Connections that one worker dials.
-fn dialled(snapshot: &Snapshot) -> u64 {
+/// Connections that one worker dials: what names lead to is bounded for each and for all.
+fn dialled(snapshot: &Snapshot, names: &[NamedBackend]) -> u64 {
     let pools = snapshot.pools.iter();
-    pools.map(|pool| pool.backends.len() as u64 * u64::from(pool.lanes)).sum()
+    let fixed: u64 = pools.map(|pool| pool.backends.len() as u64 * u64::from(pool.lanes)).sum();
+    let lanes = |named: &NamedBackend| u64::from(snapshot.pools[usize::from(named.pool)].lanes);
+    let named = names.iter().map(|named| lanes(named) * (PLACES_MAX + RETIRED_MAX) as u64);
+    (fixed + named.sum::<u64>()).min(fixed.max(limits::DIALLED_MAX as u64))
 }
 
-fn speaks_tls(snapshot: &Snapshot) -> bool {
+fn speaks_tls(snapshot: &Snapshot, names: &[NamedBackend]) -> bool {
     let accepts = snapshot.listeners.iter().any(|listener| listener.transport == Transport::Tls);
-    let backends = snapshot.pools.iter().flat_map(|pool| &pool.backends);
-    accepts || backends.into_iter().any(|backend| backend.transport == Transport::Tls)
+    let mut backends = snapshot.pools.iter().flat_map(|pool| &pool.backends);
+    accepts
+        || backends.any(|backend| backend.transport == Transport::Tls)
+        || names.iter().any(|named| named.transports.tls)
 }
 
 /// Three digits and a unit.

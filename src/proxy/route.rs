@@ -13,7 +13,7 @@ use crate::telemetry::counter::{Refused, TransportRefused};
 
 use super::connection::Source;
 use super::pending::Pending;
-use super::settings::Settings;
+use super::settings::{BackendPlace, Order, Settings};
 use super::token::{FlowId, PeerId, Reading, Token, TokenKind};
 use super::upstream::{Upstream, affinity_hash};
 
@@ -299,13 +299,9 @@ impl Router<'_> {
         next: Option<&[u8]>,
         call_id: &[u8],
     ) -> Result<Target, Answer> {
-        if let Some(next) = next
-            && let Some(backend) = self.named_backend(next)
-        {
-            return match self.upstream.usable(backend, affinity_hash(call_id)) {
-                Some(conn) => Ok(Target::Backend { backend, conn }),
-                None => Err(Answer::warned(503, Refused::NoBackend, "backend is down")),
-            };
+        let named = next.map(|next| self.named_backends(next)).unwrap_or_default();
+        if !named.is_empty() {
+            return self.one_of(&named, affinity_hash(call_id));
         }
         if method == Method::Options
             && next.is_none()
@@ -366,12 +362,12 @@ impl Router<'_> {
         }
     }
 
-    /// The configured backend that a Route value names by address or server name.
-    fn named_backend(&self, route: &[u8]) -> Option<usize> {
-        let name_addr = NameAddr::parse(route).ok()?;
-        let uri = Uri::parse(name_addr.uri).ok()?;
+    /// The configured backends that a Route value names: one by its address, all addresses of a name.
+    fn named_backends(&self, route: &[u8]) -> SmallVec<[usize; 8]> {
+        let uri = NameAddr::parse(route).ok().and_then(|it| Uri::parse(it.uri).ok());
+        let Some(uri) = uri else { return SmallVec::new() };
         let address = host_ip(uri.host).map(|address| address.to_canonical());
-        self.settings.backends().iter().position(|place| {
+        let is_named = |place: &BackendPlace| {
             let pool = &self.settings.snapshot.pools[usize::from(place.pool)];
             let backend = &pool.backends[usize::from(place.backend)];
             let default = match uri.scheme {
@@ -384,7 +380,22 @@ impl Router<'_> {
                     Some(address) => address == place.address.ip().to_canonical(),
                     None => backend.server_name.as_bytes().eq_ignore_ascii_case(uri.host),
                 }
-        })
+        };
+        let places = self.settings.backends().iter().enumerate();
+        places.filter(|(_, place)| is_named(place)).map(|(number, _)| number).collect()
+    }
+
+    /// One of these backends for this key: of those that take new requests, else of those that only go on.
+    fn one_of(&self, backends: &[usize], key: u64) -> Result<Target, Answer> {
+        let start = key as usize % backends.len();
+        let in_order = || backends[start..].iter().chain(&backends[..start]).copied();
+        let conn_of = |backend| Some((backend, self.upstream.usable(backend, key)?));
+        let takes_new = |backend: &usize| self.settings.orders[*backend] == Order::Up;
+        let found = in_order().filter(takes_new).find_map(conn_of);
+        match found.or_else(|| in_order().find_map(conn_of)) {
+            Some((backend, conn)) => Ok(Target::Backend { backend, conn }),
+            None => Err(Answer::warned(503, Refused::NoBackend, "backend is down")),
+        }
     }
 
     /// Nothing leaves over UDP: who asks for it where it would decide is told so.

@@ -124,6 +124,7 @@ impl Settings {
             orders: vec![Order::Up; derived.backends.len()],
             derived,
         }
+        .with_orders(|_, _| Order::Up)
     }
 
     /// The same with other orders, given by the names of pool and backend.

@@ -1,6 +1,7 @@
 //! The proxy as a Machine, bytes in and bytes out, with nothing beneath it.
 
 mod health;
+mod names;
 mod pools;
 mod rules;
 

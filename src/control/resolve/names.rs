@@ -24,7 +24,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// An address that an answer no longer holds keeps its dialogs for so long: new ones go elsewhere at once.
 const RETIRED_FOR: Duration = Duration::from_secs(3600);
 /// The oldest go first: a name that changes with every answer must not take up all connections.
-const RETIRED_MAX: usize = 8;
+pub const RETIRED_MAX: usize = 8;
 
 /// What a share of 1 is worth as a weight: finer than any SRV weight in use, and far from the end of 16 bits.
 const WEIGHT_WHOLE: f64 = 10_000.0;
@@ -442,4 +442,216 @@ fn random_share() -> f64 {
     let mut bytes = [0; 4];
     secret::random(&mut bytes);
     f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::snapshot::{NamedPlace, Transports};
+    use crate::config::{self, HostFacts};
+    use crate::control::resolve::exchange::Fault;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A pool of one backend with an address and of these names.
+    fn configured(names: &[(&str, u16, u16)]) -> (Snapshot, ResolverSettings) {
+        let host = HostFacts {
+            cores: vec![0],
+            descriptors: 20_000,
+            user: 0,
+            unix_time: 1_800_000_000,
+            ipv6_loopback: true,
+        };
+        let settled = config::load(None, &host).unwrap();
+        let (mut snapshot, mut resolver) = (settled.snapshot, settled.control.resolver);
+        let fixed = &mut snapshot.pools[0].backends[0];
+        (fixed.name, fixed.address) = ("fixed".into(), "192.0.2.100:5060".parse().unwrap());
+        let named = |(name, weight, priority): &(&str, u16, u16)| NamedBackend {
+            pool: 0,
+            name: (*name).into(),
+            place: NamedPlace::Service { name: format!("_sip._tcp.{name}.example").into() },
+            transports: Transports { tcp: true, tls: false },
+            server_name: "pbx.example".into(),
+            weight: *weight,
+            priority: *priority,
+        };
+        resolver.names = names.iter().map(named).collect();
+        (snapshot, resolver)
+    }
+
+    fn found(places: &[(&str, u16, f64)], ttl: u32) -> Result<Found, Lost> {
+        let place = |(address, priority, share): &(&str, u16, f64)| Place {
+            address: address.parse().unwrap(),
+            transport: Transport::Tcp,
+            priority: *priority,
+            share: *share,
+        };
+        Ok(Found {
+            places: places.iter().map(place).collect(),
+            udp_only: places.is_empty(),
+            ttl,
+            udp_discarded: 0,
+            refused: 0,
+            missing: None,
+        })
+    }
+
+    fn timed_out() -> Result<Found, Lost> {
+        Err(Lost::Fault(Fault::Late))
+    }
+
+    fn now() -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    /// `name address p0 w10000`, and `retired` where it is.
+    fn listed(snapshot: &Snapshot) -> Vec<String> {
+        let line = |it: &Backend| match it.retired {
+            true => format!("{} retired", it.name),
+            false => format!("{} p{} w{}", it.name, it.priority, it.weight),
+        };
+        snapshot.pools[0].backends.iter().map(line).collect()
+    }
+
+    #[test]
+    fn answers_are_asked_again_when_they_run_out_within_bounds() {
+        let (snapshot, settings) = configured(&[("r", 100, 0)]);
+        let start = now();
+        let mut names = Names::new(&settings, &snapshot, start);
+        for (ttl, until) in [(0, 5), (60, 60), (86_400, 3600)] {
+            let at = names.next().unwrap();
+            let job = names.due(at).pop().unwrap();
+            assert!(names.due(at).is_empty(), "one look-up at a time");
+            assert_eq!(names.next(), None);
+            names.take(job.key, found(&[("192.0.2.1:5060", 0, 1.0)], ttl), at);
+            assert_eq!(names.next(), Some(at + until * SECOND));
+        }
+        assert_eq!(names.counts.answered, 3);
+    }
+
+    #[test]
+    fn failures_back_off_and_keep_the_last_answer() {
+        let (snapshot, settings) = configured(&[("r", 100, 0)]);
+        let mut names = Names::new(&settings, &snapshot, now());
+        let mut at = names.next().unwrap();
+        let job = names.due(at).pop().unwrap();
+        assert!(names.take(job.key, found(&[("192.0.2.1:5060", 0, 1.0)], 60), at));
+        let before = listed(&names.expand(&snapshot));
+        for failures in 1..=8u32 {
+            at = names.next().unwrap();
+            let job = names.due(at).pop().unwrap();
+            assert!(!names.take(job.key, timed_out(), at), "nothing changes");
+            let wait = names.next().unwrap() - at;
+            let full = SECOND.saturating_mul(1 << (failures - 1)).min(30 * SECOND);
+            assert!(wait >= full / 2 && wait <= full, "{failures}: {wait:?}");
+            assert_eq!(listed(&names.expand(&snapshot)), before);
+        }
+        let status = names.status(at).next().unwrap();
+        assert_eq!((status.state, status.failures), ("stale", 8));
+        assert!(status.age.unwrap() >= 60 * SECOND);
+        assert_eq!(names.counts.failed["timeout"], 8);
+    }
+
+    #[test]
+    fn priorities_and_weights_of_names_and_addresses_are_one_order() {
+        let (snapshot, settings) = configured(&[("r", 300, 0), ("s", 100, 1)]);
+        let at = now();
+        let mut names = Names::new(&settings, &snapshot, at);
+        assert!(!names.all_asked() && names.any_unresolved());
+        let jobs = names.due(at);
+        let r = [
+            ("192.0.2.1:5060", 10, 0.75),
+            ("192.0.2.2:5060", 10, 0.25),
+            ("192.0.2.3:5060", 20, 1.0),
+        ];
+        names.take(jobs[0].key, found(&r, 60), at);
+        // An address that the pool has already is not dialled twice.
+        let s = [("192.0.2.1:5060", 0, 0.5), ("192.0.2.4:5060", 0, 0.5)];
+        names.take(jobs[1].key, found(&s, 60), at);
+        assert!(names.all_asked() && !names.any_unresolved());
+        assert_eq!(
+            listed(&names.expand(&snapshot)),
+            [
+                // (priority, SRV priority): (0, 0), (0, 10), (0, 20), (1, 0).
+                "fixed p0 w100",
+                "r@192.0.2.1:5060 p1 w10000",
+                "r@192.0.2.2:5060 p1 w3333",
+                "r@192.0.2.3:5060 p2 w10000",
+                "s@192.0.2.4:5060 p3 w10000",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_an_answer_leaves_out_is_retired_for_a_while_and_may_come_back() {
+        let (snapshot, settings) = configured(&[("r", 100, 0)]);
+        let mut at = now();
+        let mut names = Names::new(&settings, &snapshot, at);
+        let mut answer = |names: &mut Names, places: &[(&str, u16, f64)]| {
+            at = names.next().unwrap().max(at);
+            let job = names.due(at).pop().unwrap();
+            (names.take(job.key, found(places, 60), at), at)
+        };
+        let (one, two) = (("192.0.2.1:5060", 0, 1.0), ("192.0.2.2:5060", 0, 1.0));
+        assert!(answer(&mut names, &[one]).0);
+        assert!(!answer(&mut names, &[one]).0, "the same answer changes nothing");
+        assert!(answer(&mut names, &[two]).0);
+        let kept = |names: &Names| listed(&names.expand(&snapshot))[1..].join(", ");
+        assert_eq!(kept(&names), "r@192.0.2.2:5060 p0 w10000, r@192.0.2.1:5060 retired");
+        assert!(answer(&mut names, &[one]).0);
+        assert_eq!(kept(&names), "r@192.0.2.1:5060 p0 w10000, r@192.0.2.2:5060 retired");
+        let (_, gone_at) = answer(&mut names, &[one]);
+        assert!(!names.expire(gone_at));
+        assert!(names.expire(gone_at + RETIRED_FOR));
+        assert_eq!(kept(&names), "r@192.0.2.1:5060 p0 w10000");
+        // UDP only: that is an answer, and nothing live is left of the name.
+        let (changed, _) = answer(&mut names, &[]);
+        assert!(changed);
+        assert_eq!(kept(&names), "r@192.0.2.1:5060 retired");
+        assert!(!names.expand(&snapshot).pools[0].udp_only, "a backend with an address is left");
+        for number in 0..30 {
+            let address = format!("198.51.100.{number}:5060");
+            answer(&mut names, &[(&address, 0, 1.0)]);
+        }
+        assert_eq!(listed(&names.expand(&snapshot)).len(), 1 + 1 + RETIRED_MAX);
+    }
+
+    #[test]
+    fn names_never_take_more_connections_than_there_are() {
+        let many: Vec<String> = (0..40).map(|number| format!("n{number}")).collect();
+        let many: Vec<(&str, u16, u16)> = many.iter().map(|name| (name.as_str(), 1, 0)).collect();
+        let (mut snapshot, settings) = configured(&many);
+        snapshot.pools[0].lanes = 3;
+        let at = now();
+        let mut names = Names::new(&settings, &snapshot, at);
+        let mut number = 0;
+        while let Some(job) = names.due(at).pop() {
+            // Each of those that were under way.
+            let addresses: Vec<String> =
+                (0..32).map(|host| format!("10.0.{number}.{host}:5060")).collect();
+            let places: Vec<_> = addresses.iter().map(|it| (it.as_str(), 0, 1.0 / 32.0)).collect();
+            number += 1;
+            names.take(job.key, found(&places, 60), at);
+        }
+        let backends = names.expand(&snapshot).pools[0].backends.len();
+        assert!(backends * 3 <= DIALLED_MAX && (backends + 1) * 3 > DIALLED_MAX, "{backends}");
+    }
+
+    #[test]
+    fn a_reload_keeps_what_is_known_and_forgets_look_ups_under_way() {
+        let (snapshot, settings) = configured(&[("r", 100, 0), ("s", 100, 0)]);
+        let at = now();
+        let mut names = Names::new(&settings, &snapshot, at);
+        let jobs = names.due(at);
+        names.take(jobs[0].key, found(&[("192.0.2.1:5060", 0, 1.0)], 60), at);
+        let (_, fewer) = configured(&[("t", 100, 0), ("r", 100, 0)]);
+        names.configure(&fewer, &snapshot, at);
+        assert!(!names.take(jobs[1].key, found(&[("192.0.2.9:5060", 0, 1.0)], 60), at));
+        assert_eq!(
+            listed(&names.expand(&snapshot)),
+            ["fixed p0 w10000", "r@192.0.2.1:5060 p0 w10000"]
+        );
+        let asked: Vec<bool> = names.entries.iter().map(|entry| entry.asked).collect();
+        assert_eq!(asked, [false, true], "only the new name is waited for");
+    }
 }
