@@ -8,12 +8,16 @@ pub mod admission;
 mod connection;
 mod drain;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod health;
 mod pending;
 mod relay;
 pub mod roll;
 mod route;
 pub mod settings;
+#[cfg(any(test, fuzzing))]
+mod stand;
 mod stream;
 #[cfg(test)]
 mod tests;
