@@ -55,6 +55,8 @@ pub struct Link {
     pub state: LinkState,
     /// Failures since it was last up.
     pub failures: u32,
+    /// Times in a row that it was up and did not hold: who refuses our certificate does so after TLS 1.3 has let us in.
+    short_lives: u32,
     up_since: Instant,
     pub probes: Probes,
     /// It was given up though its connection stood: it has to prove itself.
@@ -308,9 +310,14 @@ impl Upstream {
     /// A connect has failed or a link was lost: when to try again.
     pub fn back_off(&mut self, link: u32, now: Instant, random: &mut Random) -> Instant {
         let link = &mut self.links[link as usize];
-        let full = BACKOFF_FIRST.saturating_mul(1 << link.failures.min(10)).min(BACKOFF_MAX);
+        let held = now.since(link.up_since) >= STEADY;
+        let steady = link.up().is_some() && !link.suspect && held;
+        let doublings = link.failures.saturating_add(link.short_lives).min(10);
+        let full = BACKOFF_FIRST.saturating_mul(1 << doublings).min(BACKOFF_MAX);
         let half = full.as_nanos() as u64 / 2;
-        let steady = link.up().is_some() && !link.suspect && now.since(link.up_since) >= STEADY;
+        if link.established().is_some() {
+            link.short_lives = if held { 0 } else { link.short_lives.saturating_add(1) };
+        }
         let retry_at = match steady {
             true => now,
             false => now + Duration::from_nanos(half + random.below(half + 1)),
@@ -328,6 +335,7 @@ impl Link {
             peer,
             state,
             failures: 0,
+            short_lives: 0,
             up_since: Instant(0),
             probes: Probes::NONE,
             suspect: false,

@@ -279,3 +279,27 @@ fn requests_wait_for_the_only_backend_as_long_as_it_is_dialled() {
     let answer = bench.take(client);
     assert!(answer.starts_with("SIP/2.0 503") && answer.contains("Call-ID: pw2"), "{answer}");
 }
+
+/// As a backend does that refuses our certificate, which TLS 1.3 lets it do after the connection stands.
+#[test]
+fn a_link_that_never_holds_is_dialled_ever_less_often() {
+    let mut bench = Bench::new(1);
+    let address = "10.0.0.1:5080".parse().unwrap();
+    let mut dialled = 0;
+    for _ in 0..600 {
+        if let Some(conn) = bench.links.remove(&(0, address)) {
+            dialled += 1;
+            bench.hang_up((0, conn));
+        }
+        bench.pass(Duration::from_millis(100));
+    }
+    // Ten waits to 10 s, then one each 10 s; half of each at random.
+    assert!((8..=24).contains(&dialled), "{dialled} times in a minute");
+    // One that has held is not held to account for what was before.
+    bench.pass(Duration::from_secs(20));
+    let conn = bench.links.remove(&(0, address)).expect("dialled again");
+    bench.pass(Duration::from_secs(2));
+    bench.hang_up((0, conn));
+    bench.pass(Duration::from_millis(100));
+    assert!(bench.links.contains_key(&(0, address)), "at once");
+}
