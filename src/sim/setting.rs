@@ -181,41 +181,46 @@ impl Options {
         if seed.is_multiple_of(8) {
             return options;
         }
-        let on = |random: &mut Random, rate: u64| if random.one_in(2) { rate } else { 0 };
-        options.hostile = random.below(3) as usize;
-        options.workers = if random.one_in(5) { 3 } else { 2 };
-        options.weather = Weather {
-            latency: [(20_000, 200_000), (1_000, 5_000_000)][random.below(2) as usize],
-            split: on(&mut random, 2),
-            dribble: on(&mut random, 11),
-            window: if random.one_in(2) { (2_000, 9_000) } else { WIDE },
-        };
-        options.rough = Rough {
-            short_send: on(&mut random, 3),
-            receive_end: on(&mut random, 5),
-            shuffle: on(&mut random, 2),
-            stale: on(&mut random, 4),
-            full: on(&mut random, 10),
-            no_descriptor: on(&mut random, 4),
-            spurious_wake: on(&mut random, 20),
-            slow_cancel: on(&mut random, 2),
-        };
-        options.strikes = Strikes {
-            reset: on(&mut random, 12),
-            half_close: on(&mut random, 12),
-            slow_peer: on(&mut random, 12),
-            stall: on(&mut random, 12),
-            backend: on(&mut random, 6),
-            black_hole: on(&mut random, 2),
-            config: on(&mut random, 12),
-            panic: if random.one_in(3) { 20 } else { 0 },
-            jump: if random.one_in(4) { 30 } else { 0 },
-            flip: on(&mut random, 20),
-            handshake: on(&mut random, 6),
-            drain: random.one_in(6),
-        };
+        options.roughen(&mut random);
         options.cramp(&mut random);
         options
+    }
+
+    /// A network, a kernel and a world that are not kind, each in some ways.
+    fn roughen(&mut self, random: &mut Random) {
+        let on = |random: &mut Random, rate: u64| if random.one_in(2) { rate } else { 0 };
+        self.hostile = random.below(3) as usize;
+        self.workers = if random.one_in(5) { 3 } else { 2 };
+        self.weather = Weather {
+            latency: [(20_000, 200_000), (1_000, 5_000_000)][random.below(2) as usize],
+            split: on(random, 2),
+            dribble: on(random, 11),
+            window: if random.one_in(2) { (2_000, 9_000) } else { WIDE },
+        };
+        self.rough = Rough {
+            short_send: on(random, 3),
+            receive_end: on(random, 5),
+            shuffle: on(random, 2),
+            stale: on(random, 4),
+            full: on(random, 10),
+            no_descriptor: on(random, 4),
+            spurious_wake: on(random, 20),
+            slow_cancel: on(random, 2),
+        };
+        self.strikes = Strikes {
+            reset: on(random, 12),
+            half_close: on(random, 12),
+            slow_peer: on(random, 12),
+            stall: on(random, 12),
+            backend: on(random, 6),
+            black_hole: on(random, 2),
+            config: on(random, 12),
+            panic: if random.one_in(3) { 20 } else { 0 },
+            jump: if random.one_in(4) { 30 } else { 0 },
+            flip: on(random, 20),
+            handshake: on(random, 6),
+            drain: random.one_in(6),
+        };
     }
 
     /// Sizes that are too small, each for some seeds.
