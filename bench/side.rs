@@ -23,6 +23,7 @@ pub fn self_made() -> ServerSide {
         transport: Transport::Tls,
         bind: "127.0.0.1:0".parse().expect("an address"),
         advertised: Advertised { transport: Transport::Tls, host: "localhost".into(), port: 5061 },
+        proxy_from: Vec::new(),
         identities: vec![made.identity()],
     };
     let zone = Zone {

@@ -13,8 +13,7 @@ use super::value::{
 };
 
 /// Keys of later versions. They are unknown here, and the cure says so.
-const NOT_BUILT: [&str; 5] =
-    ["hep", "fleet", "listener.proxy_protocol_from", "pool.overload_control", "admin.client_ca"];
+const NOT_BUILT: [&str; 4] = ["hep", "fleet", "pool.overload_control", "admin.client_ca"];
 
 /// Whether the key at `path` (`pool[0].overload_control`) is one of a later version.
 pub fn is_not_built(path: &str) -> bool {
@@ -206,7 +205,17 @@ pub struct Listener {
     pub advertise: Written<Many<HostPort>>,
     /// Certificates of a TLS listener. May be left out on loopback: then one is made in memory at the start.
     pub certificates: Written<Many<Certificate>>,
-    pub proxy_protocol: Written<OnlyOff>,
+    /// Whether every connection begins with a header of the PROXY protocol (version 1 or 2), and nobody else may come.
+    pub proxy_protocol: Written<ProxyProtocol>,
+    /// Source prefixes of the proxies that write it.
+    pub proxy_protocol_from: Written<Many<SourcePrefix>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyProtocol {
+    Off,
+    Required,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

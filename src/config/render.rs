@@ -218,7 +218,12 @@ impl Page {
         } else if listener.transport == Transport::Tls {
             self.line(format_args!("# certificates: one is made in memory at the start"));
         }
-        self.text("proxy_protocol", "off");
+        let required = !listener.proxy_from.is_empty();
+        self.text("proxy_protocol", if required { "required" } else { "off" });
+        if required {
+            let from = listener.proxy_from.iter().map(|p| format!("{}/{}", p.address, p.bits));
+            self.list("proxy_protocol_from", from);
+        }
     }
 
     fn pool(&mut self, pool: &Pool, snapshot: &Snapshot, control: &ControlSettings) {

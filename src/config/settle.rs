@@ -14,7 +14,7 @@ use super::named;
 use super::read::{self, At, Many, Named, Written};
 use super::snapshot::{
     Affinity, Backend, CipherSuite, ClientCertificate, Family, Group, IdentityFiles, Listener,
-    NamedBackend, PathPolicy, Pool, Route, Snapshot, TicketPolicy, Tls, TlsUri, Transport,
+    NamedBackend, PathPolicy, Pool, Prefix, Route, Snapshot, TicketPolicy, Tls, TlsUri, Transport,
     Transports, Zone, ZoneAdvertised,
 };
 use super::value::{BackendAddress, Count, Name, Off, Or};
@@ -321,6 +321,7 @@ impl Check<'_> {
                 table.name.value().map_or(String::new(), |name| name.0.to_string()),
             ));
         }
+        let proxy_from = self.proxy_protocol(table, at);
         let identities = match spoken {
             Some((Transport::Tls, _)) => self.identities(table, at, &addresses),
             Some((Transport::Tcp, _)) if !table.certificates.is_absent() => {
@@ -344,9 +345,36 @@ impl Check<'_> {
                 transport,
                 bind: bind.0,
                 advertised: advertise::listener(self, bind, transport, &own, &hosts[zone]),
+                proxy_from: proxy_from.clone(),
                 identities: identities.clone(),
             });
         }
+    }
+
+    /// The proxies whose header is required; none: it is off.
+    fn proxy_protocol(&mut self, table: &file::Listener, at: &At) -> Vec<Prefix> {
+        let required =
+            or(&table.proxy_protocol, file::ProxyProtocol::Off) == file::ProxyProtocol::Required;
+        let from: Vec<Prefix> =
+            list(&table.proxy_protocol_from).into_iter().map(|prefix| prefix.0).collect();
+        if !required {
+            if let (Some(at), false) =
+                (table.proxy_protocol_from.at(), matches!(table.proxy_protocol, Written::Bad(_)))
+            {
+                let cure = "write proxy_protocol = \"required\", or take the key out";
+                self.fault(at, "no header is looked for, so this has no effect", cure);
+            }
+            return Vec::new();
+        }
+        let example = "[\"10.0.0.0/8\"]";
+        let written = self.required(&table.proxy_protocol_from, at, "proxy_protocol_from", example);
+        if let Some((Many(list), at)) = written
+            && list.is_empty()
+        {
+            let why = "no proxy is listed: nobody could come in";
+            self.fault(at, why, format!("write proxy_protocol_from = {example}"));
+        }
+        from
     }
 
     pub(super) fn allowed(&mut self, zone: &Zone, transport: Transport, at: &At) {

@@ -206,6 +206,8 @@ pub struct Listener {
     pub transport: Transport,
     pub bind: SocketAddr,
     pub advertised: Advertised,
+    /// Sources whose connections begin with a header of the PROXY protocol, which is required then; empty: off.
+    pub proxy_from: Vec<Prefix>,
     /// Certificates of a TLS listener, default identity first; empty: the generated one of the embedded default.
     pub identities: Vec<IdentityFiles>,
 }

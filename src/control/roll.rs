@@ -134,6 +134,9 @@ impl<'s> Roll<'s> {
         let id = format!("{worker}-{}-{}", entry.conn.slot, entry.conn.generation);
         of.insert("id".into(), id.into());
         of.insert("peer".into(), entry.peer.to_string().into());
+        if let Some(proxy) = entry.came_by {
+            of.insert("came_by".into(), proxy.to_string().into());
+        }
         let zone = self.snapshot.zones.get(usize::from(entry.zone));
         of.insert("zone".into(), zone.map_or("", |zone| &zone.name).into());
         match entry.end {

@@ -53,8 +53,12 @@ pub struct Connection {
     pub zone: u16,
     pub transport: Transport,
     pub peer: SocketAddr,
+    /// The proxy that has named `peer`, where one has.
+    pub came_by: Option<SocketAddr>,
+    /// A header of the PROXY protocol must come before everything else.
+    pub proxy_owed: bool,
     pub session: Option<Box<Session>>,
-    /// Half a TLS record.
+    /// Half a TLS record, or half a header of the PROXY protocol.
     pub ciphertext: Vec<u8>,
     /// Half a message, plain.
     pub carry: Vec<u8>,
@@ -111,6 +115,8 @@ impl Connection {
             zone,
             transport,
             peer,
+            came_by: None,
+            proxy_owed: false,
             session: None,
             ciphertext: Vec::new(),
             carry: Vec::new(),

@@ -32,6 +32,11 @@ impl<'a> Source<'a> {
     }
 }
 
+/// A header of the PROXY protocol is read within its bounds, and the same however it was cut.
+pub fn preface(data: &[u8]) {
+    super::preface::fuzz(data);
+}
+
 /// A word that we wrote reads as what was written; any other text of its length, and the same word for another call or
 /// under another key, is forged or no word of ours.
 pub fn flow_token(data: &[u8]) {

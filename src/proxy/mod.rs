@@ -12,6 +12,7 @@ mod forward;
 pub mod fuzz;
 mod health;
 mod pending;
+mod preface;
 mod relay;
 pub mod roll;
 mod route;
@@ -36,7 +37,7 @@ use crate::base::machine::{Arrival, CloseCause, ConnId, Input, Machine, Output};
 use crate::base::random::Random;
 use crate::base::slab::Slab;
 use crate::base::time::{DeadlineQueue, Duration, Instant};
-use crate::config::snapshot::Transport;
+use crate::config::snapshot::{Listener, Transport};
 use crate::sip::{FaultKind, Method};
 use crate::telemetry::counter::{Closed, Counters, FAULTS};
 use crate::telemetry::latency::{Latency, Stage};
@@ -405,34 +406,30 @@ impl Core {
         if self.drain.is_some() {
             return refuse(self, Closed::Draining);
         }
-        if !zone.allow_from.is_empty() && !zone.allow_from.iter().any(|from| from.contains(address))
-        {
-            return refuse(self, Closed::SourceNotAllowed);
+        let proxied = !listener.proxy_from.is_empty();
+        if proxied && !listener.proxy_from.iter().any(|from| from.contains(address)) {
+            return refuse(self, Closed::ProxySourceNotListed);
         }
         if self.connections.live_accepted() >= limits.connections_per_core {
             return refuse(self, Closed::SlotFull);
         }
         let tls = listener.transport == Transport::Tls;
-        if tls && !self.admit_handshake(cx, address, zone.trusted) {
-            return refuse(self, Closed::HandshakesFull);
-        }
-        if !zone.trusted
-            && !cx.settings.prefixes.enter(address, limits.connections_per_prefix, self.worker)
-        {
-            self.release_handshake(tls, address, !zone.trusted);
-            return refuse(self, Closed::PrefixFull);
+        // Behind a proxy the peer is judged when its address is known.
+        if !proxied && let Err(cause) = self.let_in(cx, listener, address) {
+            return refuse(self, cause);
         }
         let role = Role::Accepted { listener: arrival.listener as u16 };
         let mut connection =
             Connection::new(role, listener.zone, listener.transport, arrival.peer, cx.now);
-        connection.handshake_counted = tls;
-        connection.prefix_counted = !zone.trusted;
-        if zone.trusted {
+        connection.proxy_owed = proxied;
+        connection.handshake_counted = tls && !proxied;
+        connection.prefix_counted = !zone.trusted && !proxied;
+        if zone.trusted && !proxied {
             connection.backends = backends_at(cx.settings, listener.zone, arrival.peer);
         }
         let Some(conn) = self.connections.insert_at(arrival.slot, connection) else {
-            self.release_handshake(tls, address, !zone.trusted);
-            if !zone.trusted {
+            self.release_handshake(tls && !proxied, address, !zone.trusted);
+            if !zone.trusted && !proxied {
                 cx.settings.prefixes.leave(address, self.worker);
             }
             return refuse(self, Closed::SlotFull);
@@ -442,6 +439,51 @@ impl Core {
         self.gauges.connections[usize::from(listener.zone)][transport] += 1;
         self.arm(cx, conn);
         Some(conn)
+    }
+
+    /// The rules for a peer by its address: source, handshakes, prefix. What it is counted in is undone at its end.
+    fn let_in(
+        &mut self,
+        cx: Context<'_>,
+        listener: &Listener,
+        address: std::net::IpAddr,
+    ) -> Result<(), Closed> {
+        let zone = &cx.settings.snapshot.zones[usize::from(listener.zone)];
+        if !zone.allow_from.is_empty() && !zone.allow_from.iter().any(|from| from.contains(address))
+        {
+            return Err(Closed::SourceNotAllowed);
+        }
+        let tls = listener.transport == Transport::Tls;
+        if tls && !self.admit_handshake(cx, address, zone.trusted) {
+            return Err(Closed::HandshakesFull);
+        }
+        let limit = cx.settings.snapshot.limits.connections_per_prefix;
+        if !zone.trusted && !cx.settings.prefixes.enter(address, limit, self.worker) {
+            self.release_handshake(tls, address, true);
+            return Err(Closed::PrefixFull);
+        }
+        Ok(())
+    }
+
+    /// A proxy has named the peer of a connection: from now on it is the peer everywhere.
+    fn named(&mut self, cx: Context<'_>, conn: ConnId, peer: SocketAddr) -> Result<(), Closed> {
+        let Some(connection) = self.connections.get(conn) else { return Ok(()) };
+        let Role::Accepted { listener } = connection.role else { return Ok(()) };
+        let Some(listener) = cx.settings.snapshot.listeners.get(usize::from(listener)) else {
+            return Err(Closed::ConfigurationChanged);
+        };
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        self.let_in(cx, listener, peer.ip())?;
+        let trusted = cx.settings.snapshot.zones[usize::from(listener.zone)].trusted;
+        let Some(connection) = self.connections.get_mut(conn) else { return Ok(()) };
+        let proxy = std::mem::replace(&mut connection.peer, peer);
+        connection.came_by = (proxy != peer).then_some(proxy);
+        connection.handshake_counted = listener.transport == Transport::Tls;
+        connection.prefix_counted = !trusted;
+        if trusted {
+            connection.backends = backends_at(cx.settings, listener.zone, peer);
+        }
+        Ok(())
     }
 
     fn admit_handshake(

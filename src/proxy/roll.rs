@@ -40,6 +40,8 @@ pub struct Entry {
     pub zone: u16,
     pub transport: Transport,
     pub peer: SocketAddr,
+    /// The proxy that has named `peer` (PROXY protocol).
+    pub came_by: Option<SocketAddr>,
     pub phase: &'static str,
     pub age: Duration,
     /// Since the last byte of the peer.
@@ -93,6 +95,7 @@ impl Proxy {
             zone: connection.zone,
             transport: connection.transport,
             peer: connection.peer,
+            came_by: connection.came_by,
             phase: name(connection.phase),
             age: now.since(connection.accepted_at),
             quiet: now.since(connection.last_received),

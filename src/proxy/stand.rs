@@ -53,6 +53,7 @@ pub(super) fn snapshot() -> Snapshot {
         transport: Transport::Tcp,
         bind: bind.parse().unwrap(),
         advertised: advertised(host, port, Transport::Tcp).unwrap(),
+        proxy_from: Vec::new(),
         identities: Vec::new(),
     };
     let backend = |name: &str, address: &str| Backend {

@@ -17,6 +17,7 @@ use crate::tls::fault::CLOSE_NOTIFY;
 use crate::tls::session::Session;
 
 use super::connection::{Connection, NoRoom, Phase, Role, Source};
+use super::preface::{self, HEADER_BYTES_MAX, Preface};
 use super::route::Answer;
 use super::{Context, Core};
 
@@ -27,6 +28,8 @@ const SEND_STALL: Duration = Duration::from_secs(10);
 /// The rate of a message under way is judged after this time, and again each second.
 const RATE_GRACE: Duration = Duration::from_secs(2);
 const RATE_STEP: Duration = Duration::from_secs(1);
+/// The header of the PROXY protocol must be whole by then (its specification wants three seconds at least).
+const PROXY_DEADLINE: Duration = Duration::from_secs(3);
 /// CRLF pings: 20 within 5 seconds.
 const PING_INTERVAL: u64 = 250_000_000;
 const PING_BURST: u64 = 19 * PING_INTERVAL;
@@ -109,9 +112,15 @@ impl Core {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.last_received = cx.now;
         connection.unheard_since = Instant::FAR;
+        let mut bytes = bytes;
         match connection.phase {
             Phase::Preface => {
-                if !self.preface(cx, conn, bytes[0]) {
+                if connection.proxy_owed {
+                    let Some(used) = self.proxy_header(cx, conn, bytes) else { return };
+                    bytes = &mut bytes[used..];
+                }
+                let Some(&first) = bytes.first() else { return };
+                if !self.preface(cx, conn, first) {
                     return;
                 }
             }
@@ -125,6 +134,37 @@ impl Core {
             self.queue_handshake(cx, conn, bytes);
         } else {
             self.decrypt(cx, conn, bytes);
+        }
+    }
+
+    /// The header that must come first: how many of `bytes` belong to it when it ends here; `None`: it does not, or the
+    /// connection ends.
+    fn proxy_header(&mut self, cx: Context<'_>, conn: ConnId, bytes: &[u8]) -> Option<usize> {
+        let connection = self.connections.get_mut(conn)?;
+        let before = connection.ciphertext.len();
+        // What follows the header has no place here: at most one header is kept.
+        let room = (HEADER_BYTES_MAX + 1).saturating_sub(before);
+        connection.ciphertext.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let outcome = match preface::read(&connection.ciphertext) {
+            Ok(Preface::Partial) => return None,
+            Ok(Preface::Whole { len, peer }) => {
+                // A proxy that speaks for itself is its own peer.
+                let peer = peer.unwrap_or(connection.peer);
+                connection.proxy_owed = false;
+                connection.ciphertext = Vec::new();
+                self.named(cx, conn, peer).map(|()| len - before)
+            }
+            Err(cause) => Err(cause),
+        };
+        match outcome {
+            Ok(used) => {
+                self.arm(cx, conn);
+                Some(used)
+            }
+            Err(cause) => {
+                self.abort(cx, conn, cause);
+                None
+            }
         }
     }
 
@@ -812,6 +852,9 @@ fn due(cx: Context<'_>, connection: &Connection) -> Instant {
 /// How long a connection may take for its handshake, or for its first byte on TCP.
 fn first_deadline(cx: Context<'_>, connection: &Connection) -> Duration {
     let limits = &cx.settings.snapshot.limits;
+    if connection.proxy_owed {
+        return PROXY_DEADLINE;
+    }
     match connection.transport {
         Transport::Tls => limits.handshake_deadline,
         Transport::Tcp => limits.idle_timeout,
@@ -847,6 +890,7 @@ fn verdict(cx: Context<'_>, connection: &Connection) -> Option<Closed> {
         Phase::Dialling | Phase::Closing => None,
         Phase::Preface | Phase::Handshaking => (cx.now >= due(cx, connection)).then_some({
             match connection.transport {
+                _ if connection.proxy_owed => Closed::ProxyHeaderDeadline,
                 Transport::Tls => Closed::HandshakeDeadline,
                 Transport::Tcp => Closed::Idle,
             }

@@ -528,6 +528,7 @@ impl Setting {
                     transport,
                     bind,
                     advertised: Advertised { host: host.into(), port: bind.port(), transport },
+                    proxy_from: Vec::new(),
                     identities: match transport {
                         Transport::Tls => vec![identity().files.clone()],
                         Transport::Tcp => vec![],

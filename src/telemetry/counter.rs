@@ -92,6 +92,12 @@ names! {
         TlsOnTcp = "tls_on_tcp",
         /// Plain text came to a TLS listener.
         PlainOnTls = "plain_on_tls",
+        /// The listener requires the PROXY protocol, and its peer is none of the listed proxies.
+        ProxySourceNotListed = "proxy_source_not_listed",
+        ProxyHeaderMissing = "proxy_header_missing",
+        ProxyHeaderBad = "proxy_header_bad",
+        ProxyHeaderTooLong = "proxy_header_too_long",
+        ProxyHeaderDeadline = "proxy_header_deadline",
         HandshakeFailed = "handshake_failed",
         HandshakeDeadline = "handshake_deadline",
         RecordBad = "record_bad",

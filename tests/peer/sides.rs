@@ -30,6 +30,7 @@ pub fn sides(resume: bool) -> (ServerSide, ClientSide) {
         transport: Transport::Tls,
         bind: "127.0.0.1:0".parse().unwrap(),
         advertised: Advertised { transport: Transport::Tls, host: "localhost".into(), port: 5061 },
+        proxy_from: Vec::new(),
         identities: vec![made.identity()],
     };
     let zone = Zone {

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -178,6 +178,12 @@ pub fn dial(address: &str) -> TcpStream {
 
 /// A TLS client that trusts the CA in `ca` and nothing else, and checks the address as a name.
 pub fn dial_tls(address: &str, ca: &Path) -> impl Stream + use<> {
+    let ip = address.parse::<SocketAddr>().expect("an address").ip();
+    tls_over(dial(address), ip, ca)
+}
+
+/// A TLS client over what is connected already.
+pub fn tls_over(stream: TcpStream, server: IpAddr, ca: &Path) -> impl Stream + use<> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca).expect("a PEM file") {
         roots.add(certificate.expect("a certificate")).expect("a CA");
@@ -188,10 +194,9 @@ pub fn dial_tls(address: &str, ca: &Path) -> impl Stream + use<> {
         .expect("protocol versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let ip = address.parse::<SocketAddr>().expect("an address").ip();
     let connection =
-        ClientConnection::new(Arc::new(config), ServerName::from(ip)).expect("a client");
-    StreamOwned::new(connection, dial(address))
+        ClientConnection::new(Arc::new(config), ServerName::from(server)).expect("a client");
+    StreamOwned::new(connection, stream)
 }
 
 /// Sends a request of this method to `uri` and returns the response's head. `via` is `TCP` or `TLS`.

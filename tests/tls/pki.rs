@@ -283,6 +283,7 @@ pub fn listener(name: &str, identities: Vec<IdentityFiles>) -> Listener {
         transport: Transport::Tls,
         bind: "127.0.0.1:5061".parse().unwrap(),
         advertised: Advertised { transport: Transport::Tls, host: SERVER.into(), port: 5061 },
+        proxy_from: Vec::new(),
         identities,
     }
 }
