@@ -269,6 +269,33 @@ fn nonsense_is_named_and_the_next_server_is_asked() {
     assert_eq!(Fault::NoServer.name(), "no_server");
 }
 
+/// An answer with one bit changed is refused, or says something else; it never ends the look-up in a panic, never
+/// leads to an address that no answer may hold, and never lasts.
+#[test]
+fn answers_with_one_bit_changed_are_harmless() {
+    let server = NameServer::start(PROVIDER);
+    server.mood(Mood::Flips);
+    let one = Sought { families: [[true, false]; 2], ..sought(domain("pbx.example"), BOTH) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (mut found, mut lost) = (0, std::collections::BTreeMap::new());
+    for _ in 0..1500 {
+        let mut asker = Asker::new(&[server.address], Duration::from_millis(50));
+        match runtime.block_on(locate(&mut asker, &one)) {
+            Ok(it) => {
+                found += 1;
+                for place in it.places {
+                    let ip = place.address.ip();
+                    assert!(ip.is_ipv4() && !ip.is_loopback() && !ip.is_multicast(), "{ip}");
+                }
+            }
+            Err(why) => *lost.entry(why.name()).or_insert(0) += 1,
+        }
+    }
+    assert!(found > 0 && lost.len() > 2, "{found} {lost:?}");
+    server.mood(Mood::Answers);
+    assert_eq!(look(&server, &one).unwrap().places.len(), 3, "afterwards all is well");
+}
+
 // ---- the whole process
 
 /// A SIP server that answers every request with 200 and its own name, and nothing else; over TLS with a certificate.

@@ -91,13 +91,18 @@ impl Resolver {
         let settings = self.names.settings();
         let (servers, patience) = (settings.servers.clone(), settings.timeout);
         let to = self.to.clone();
-        tokio::spawn(async move {
+        let key = job.key;
+        let lookup = tokio::spawn(async move {
             let mut asker = Asker::new(&servers, patience);
             let lookup = locate::locate(&mut asker, &job.sought);
             let outcome = timeout(patience * QUESTIONS, lookup).await;
-            let outcome = outcome.unwrap_or(Err(Lost::Fault(Fault::Late)));
+            outcome.unwrap_or(Err(Lost::Fault(Fault::Late)))
+        });
+        tokio::spawn(async move {
+            // A panic over what a server has sent costs this look-up, not the name.
+            let outcome = lookup.await.unwrap_or(Err(Lost::Fault(Fault::Garbage)));
             // Refused only when the process ends.
-            let _ = to.send((job.key, outcome)).await;
+            let _ = to.send((key, outcome)).await;
         });
     }
 }

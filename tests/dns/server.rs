@@ -20,6 +20,8 @@ pub enum Mood {
     Fails,
     /// The answer's bytes are noise of this length.
     Noise(usize),
+    /// One byte of a good answer is another one, drawn anew for each answer.
+    Flips,
     /// The flag of truncation on a good answer.
     Truncates,
     /// A good answer under another id.
@@ -76,6 +78,7 @@ impl NameServer {
     }
 
     fn serve(&self, mut stream: TcpStream) -> Option<()> {
+        stream.set_nodelay(true).ok()?;
         loop {
             let mut length = [0; 2];
             stream.read_exact(&mut length).ok()?;
@@ -87,11 +90,17 @@ impl NameServer {
                 let state = self.state.lock().expect("a state");
                 (self.answer(&question, &state), state.mood)
             };
-            let answer = match mood {
+            let mut answer = match mood {
                 Mood::Silent => continue,
                 Mood::Noise(length) => (0..length).map(|at| (at * 37 + 11) as u8).collect(),
                 _ => answer.to_vec().ok()?,
             };
+            if mood == Mood::Flips {
+                // Every place and every bit comes up in time: 1009 is prime, and so is 31.
+                let drawn = self.asked() * 1009;
+                let at = drawn % answer.len();
+                answer[at] ^= 1 << (drawn / 31 % 8);
+            }
             let framed = [&(answer.len() as u16).to_be_bytes()[..], &answer].concat();
             if mood == Mood::Breaks {
                 stream.write_all(&framed[..framed.len() / 2]).ok()?;
