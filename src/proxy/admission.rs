@@ -192,6 +192,7 @@ impl Bucket {
 struct PrefixState {
     requests: u64,
     handshakes: u64,
+    resumptions: u64,
     handshakes_open: u32,
     failures: u32,
     bans: u32,
@@ -203,6 +204,7 @@ impl PrefixState {
         self.handshakes_open == 0
             && self.requests <= now.0
             && self.handshakes <= now.0
+            && self.resumptions <= now.0
             && self.banned_until <= now.0
     }
 }
@@ -251,16 +253,22 @@ impl Buckets {
         bucket.take(&mut state.requests, now)
     }
 
-    /// A handshake begins: within the rate and with fewer than `limit` open ones.
-    pub fn handshake(
+    /// A source says what it wants of a handshake: new sessions and resumed ones have the same rate, each its own.
+    pub fn handshake_rate(
         &mut self,
         address: IpAddr,
         now: Instant,
         bucket: &Bucket,
-        limit: u32,
+        resumed: bool,
     ) -> bool {
         let state = self.state(address, now);
-        if state.handshakes_open >= limit || !bucket.take(&mut state.handshakes, now) {
+        bucket.take(if resumed { &mut state.resumptions } else { &mut state.handshakes }, now)
+    }
+
+    /// A handshake begins, with fewer than `limit` open ones.
+    pub fn handshake(&mut self, address: IpAddr, now: Instant, limit: u32) -> bool {
+        let state = self.state(address, now);
+        if state.handshakes_open >= limit {
             return false;
         }
         state.handshakes_open += 1;
@@ -384,14 +392,28 @@ mod tests {
 
     #[test]
     fn handshakes_are_bounded_at_once_and_come_free() {
-        let bucket = Bucket::whole(Rate { count: 1000, per: Duration::from_secs(1) });
         let mut buckets = Buckets::new(1);
         let source = address("192.0.2.1");
         let now = Instant(SECOND);
-        let open = (0..100).filter(|_| buckets.handshake(source, now, &bucket, 64)).count();
+        let open = (0..100).filter(|_| buckets.handshake(source, now, 64)).count();
         assert_eq!(open, 64);
         buckets.handshake_ended(source);
-        assert!(buckets.handshake(source, now, &bucket, 64));
+        assert!(buckets.handshake(source, now, 64));
+    }
+
+    #[test]
+    fn new_and_resumed_handshakes_have_a_rate_each() {
+        let bucket = Bucket::whole(Rate { count: 10, per: Duration::from_secs(1) });
+        let mut buckets = Buckets::new(1);
+        let (one, other) = (address("2001:db8::1"), address("2001:db8:0:1::1"));
+        let now = Instant(SECOND);
+        let passed = |buckets: &mut Buckets, from, resumed| {
+            (0..100).filter(|_| buckets.handshake_rate(from, now, &bucket, resumed)).count()
+        };
+        assert_eq!(passed(&mut buckets, one, false), 10);
+        assert_eq!(passed(&mut buckets, address("2001:db8::2"), false), 0, "the same /64");
+        assert_eq!(passed(&mut buckets, one, true), 10);
+        assert_eq!(passed(&mut buckets, other, false), 10);
     }
 
     #[test]

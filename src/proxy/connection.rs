@@ -66,6 +66,8 @@ pub struct Connection {
     pub outbox: Outbox,
     /// On the list of connections with something to send.
     pub dirty: bool,
+    /// Its first weighty step was taken from the rate of its source.
+    pub handshake_rated: bool,
     /// Waits for its turn in the handshake budget.
     pub handshake_queued: bool,
     /// Counts in the table of handshakes under way.
@@ -123,6 +125,7 @@ impl Connection {
             frame: FrameState::default(),
             outbox: Outbox::default(),
             dirty: false,
+            handshake_rated: false,
             handshake_queued: false,
             handshake_counted: false,
             prefix_counted: false,

@@ -496,9 +496,8 @@ impl Core {
         if self.handshakes.open() >= limits.handshakes_per_core {
             return false;
         }
-        let bucket = self.rates.handshakes_per_prefix;
         let limit = limits.handshakes_per_prefix;
-        if !trusted && !self.buckets.handshake(address, cx.now, &bucket, limit) {
+        if !trusted && !self.buckets.handshake(address, cx.now, limit) {
             return false;
         }
         self.handshakes.opened();

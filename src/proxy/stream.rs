@@ -14,7 +14,7 @@ use crate::sip::{Framed, Message, frame, salvage};
 use crate::telemetry::counter::{Closed, HandshakeLabel, Refused, ReportLabel, TransportRefused};
 use crate::telemetry::latency::Stage;
 use crate::tls::fault::CLOSE_NOTIFY;
-use crate::tls::session::Session;
+use crate::tls::session::{Foreseen, Session};
 
 use super::connection::{Connection, NoRoom, Phase, Role, Source};
 use super::preface::{self, HEADER_BYTES_MAX, Preface};
@@ -37,12 +37,18 @@ const PING_BURST: u64 = 19 * PING_INTERVAL;
 const TLS_HANDSHAKE: u8 = 0x16;
 /// What one expensive handshake step is charged with (measured: 57 to 206 us with the key types in use).
 const STEP_NANOS: u64 = 100_000;
+/// Resumed handshakes that go before one full one when both wait.
+const RESUMED_AHEAD: u32 = 3;
 /// Ciphertext that may wait for the handshake budget: a ClientHello of 16 KiB and what follows it.
 const HANDSHAKE_BYTES_MAX: usize = 40 * 1024;
 
 /// How much of the core's time handshakes may take: a few steps in one turn, and a share over time.
 pub struct HandshakeBudget {
-    queue: VecDeque<ConnId>,
+    /// Those that ask to resume a session, and those to backends: light, and they go first.
+    resumed: VecDeque<ConnId>,
+    full: VecDeque<ConnId>,
+    /// Light ones since the last full one, so that a flood of them does not keep all others out.
+    ahead: u32,
     open: u32,
     steps_this_turn: u32,
     /// Time that may be spent, in nanoseconds; at most one turn's worth is saved up.
@@ -54,7 +60,9 @@ pub struct HandshakeBudget {
 impl HandshakeBudget {
     pub fn new(now: Instant) -> Self {
         HandshakeBudget {
-            queue: VecDeque::with_capacity(256),
+            resumed: VecDeque::with_capacity(64),
+            full: VecDeque::with_capacity(256),
+            ahead: 0,
             open: 0,
             steps_this_turn: 0,
             credit: Self::CREDIT_MAX,
@@ -84,6 +92,16 @@ impl HandshakeBudget {
         self.refilled = now;
     }
 
+    fn next(&mut self) -> Option<ConnId> {
+        let turn_of_full = self.ahead >= RESUMED_AHEAD || self.resumed.is_empty();
+        if turn_of_full && let Some(conn) = self.full.pop_front() {
+            self.ahead = 0;
+            return Some(conn);
+        }
+        self.ahead += 1;
+        self.resumed.pop_front()
+    }
+
     fn may_step(&self) -> bool {
         self.steps_this_turn < limits::HANDSHAKE_STEPS_PER_TURN && self.credit >= STEP_NANOS
     }
@@ -95,7 +113,7 @@ impl HandshakeBudget {
 
     /// When the next handshake in the queue may go on: at once, unless the share is used up.
     pub fn ready_at(&self) -> Instant {
-        if self.queue.is_empty() {
+        if self.resumed.is_empty() && self.full.is_empty() {
             Instant::FAR
         } else if self.credit >= STEP_NANOS {
             Instant(0)
@@ -130,8 +148,8 @@ impl Core {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         if connection.session.is_none() {
             self.plain_bytes(cx, conn, bytes);
-        } else if connection.phase == Phase::Handshaking && self.must_queue(conn) {
-            self.queue_handshake(cx, conn, bytes);
+        } else if connection.phase == Phase::Handshaking {
+            self.handshake(cx, conn, bytes);
         } else {
             self.decrypt(cx, conn, bytes);
         }
@@ -202,29 +220,50 @@ impl Core {
         true
     }
 
-    /// Whether the bytes of this handshake have to wait for their turn.
-    fn must_queue(&self, conn: ConnId) -> bool {
-        let queued = self.connections.get(conn).is_some_and(|it| it.handshake_queued);
-        queued || !self.handshakes.queue.is_empty() || !self.handshakes.may_step()
-    }
-
-    fn queue_handshake(&mut self, cx: Context<'_>, conn: ConnId, bytes: &[u8]) {
+    /// Bytes of a handshake. What costs something waits until everybody who is established has had his turn, and then
+    /// for the budget; what costs nothing is done at once.
+    fn handshake(&mut self, cx: Context<'_>, conn: ConnId, bytes: &mut [u8]) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
+        let Some(session) = &connection.session else { return };
+        if connection.ciphertext.is_empty() && session.foresee(bytes) == Foreseen::Light {
+            return self.decrypt(cx, conn, bytes);
+        }
         if connection.ciphertext.len() + bytes.len() > HANDSHAKE_BYTES_MAX {
             return self.abort(cx, conn, Closed::HandshakeFailed);
         }
         connection.ciphertext.extend_from_slice(bytes);
-        if !connection.handshake_queued {
-            connection.handshake_queued = true;
-            self.handshakes.queue.push_back(conn);
+        if connection.handshake_queued {
+            return;
         }
+        let foreseen = session.foresee(&connection.ciphertext);
+        if foreseen == Foreseen::Light {
+            return self.decrypt(cx, conn, &mut []);
+        }
+        let resumed = foreseen == Foreseen::Resumed;
+        let first = !std::mem::replace(&mut connection.handshake_rated, true);
+        let address = connection.peer.ip();
+        if first && connection.prefix_counted {
+            let rate = self.rates.handshakes_per_prefix;
+            if !self.buckets.handshake_rate(address, cx.now, &rate, resumed) {
+                let cause = if resumed { Closed::ResumptionRate } else { Closed::HandshakeRate };
+                return self.abort(cx, conn, cause);
+            }
+        }
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        connection.handshake_queued = true;
+        let light = resumed || matches!(connection.role, Role::Link { .. });
+        let queue = match light {
+            true => &mut self.handshakes.resumed,
+            false => &mut self.handshakes.full,
+        };
+        queue.push_back(conn);
     }
 
     /// Handshakes that waited, in order, as far as the budget goes.
     pub(super) fn work_off_handshakes(&mut self, cx: Context<'_>) {
         self.handshakes.share = u64::from(cx.settings.snapshot.limits.handshake_share).max(1);
         while self.handshakes.may_step() {
-            let Some(conn) = self.handshakes.queue.pop_front() else { return };
+            let Some(conn) = self.handshakes.next() else { return };
             let Some(connection) = self.connections.get_mut(conn) else { continue };
             connection.handshake_queued = false;
             if matches!(connection.phase, Phase::Handshaking | Phase::Open) {
@@ -930,4 +969,20 @@ fn backends_named<'a>(
         let backend = &pool.backends[usize::from(place.backend)];
         (pool.zone == zone && peer.is(&backend.server_name)).then_some(place.peer)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resumed_handshakes_go_first_and_full_ones_are_not_kept_out() {
+        let mut budget = HandshakeBudget::new(Instant(0));
+        let conn = |slot| ConnId { slot, generation: 0 };
+        budget.full.extend((0..3).map(conn));
+        budget.resumed.extend((10..17).map(conn));
+        let order = std::iter::from_fn(|| budget.next()).map(|conn| conn.slot);
+        assert_eq!(order.collect::<Vec<_>>(), [10, 11, 12, 0, 13, 14, 15, 1, 16, 2]);
+        assert_eq!(budget.ready_at(), Instant::FAR);
+    }
 }

@@ -100,6 +100,10 @@ names! {
         ProxyHeaderDeadline = "proxy_header_deadline",
         HandshakeFailed = "handshake_failed",
         HandshakeDeadline = "handshake_deadline",
+        /// The source begins new sessions faster than it may.
+        HandshakeRate = "handshake_rate",
+        /// The source resumes sessions faster than it may.
+        ResumptionRate = "resumption_rate",
         RecordBad = "record_bad",
         MessageDeadline = "message_deadline",
         MinimumRate = "minimum_rate",
