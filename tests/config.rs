@@ -212,7 +212,7 @@ fn without_ipv6_the_embedded_default_starts_on_ipv4_and_says_so() {
 }
 
 /// Another value for each key of [limits] of the default file; both to be settled and to be seen again in the output.
-const OTHER_LIMITS: [(&str, &str); 27] = [
+const OTHER_LIMITS: [(&str, &str); 28] = [
     ("connections_per_core", "1000"),
     ("connections_per_prefix", "17"),
     ("requests_per_prefix", "\"off\""),
@@ -229,6 +229,7 @@ const OTHER_LIMITS: [(&str, &str); 27] = [
     ("idle_timeout", "\"3m\""),
     ("registered_idle_timeout", "\"2h\""),
     ("keepalive", "\"90s\""),
+    ("turn_time", "\"30ms\""),
     ("start_line", "\"3KiB\""),
     ("uri", "\"1000B\""),
     ("header_line", "\"5KiB\""),

@@ -87,6 +87,7 @@ impl Check<'_> {
                 &table.registered_idle_timeout,
                 default.registered_idle_timeout,
             ),
+            turn_time: off_or(&table.turn_time, default.turn_time, |period| period.0),
             keepalive: off_or(&table.keepalive, default.keepalive, |period| period.0),
             start_line: size(&table.start_line, default.start_line),
             uri: size(&table.uri, default.uri),

@@ -428,6 +428,8 @@ pub struct Limits {
     pub registered_idle_timeout: Written<Period>,
     /// CRLF ping from our side.
     pub keepalive: Written<Or<Off, Period>>,
+    /// How long a turn of a worker's loop may take; beyond that new requests are refused.
+    pub turn_time: Written<Or<Off, Period>>,
     pub start_line: Written<Size>,
     pub uri: Written<Size>,
     pub header_line: Written<Size>,

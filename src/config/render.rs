@@ -355,6 +355,7 @@ impl Page {
         self.text("message_deadline", duration(limits.message_deadline));
         self.text("idle_timeout", duration(limits.idle_timeout));
         self.text("registered_idle_timeout", duration(limits.registered_idle_timeout));
+        self.text("turn_time", limits.turn_time.map_or("off".into(), duration));
         self.text("keepalive", limits.keepalive.map_or("off".into(), duration));
         self.text("start_line", size(limits.start_line));
         self.text("uri", size(limits.uri));

@@ -515,6 +515,8 @@ pub struct Limits {
     pub registered_idle_timeout: Duration,
     /// `None`: off.
     pub keepalive: Option<Duration>,
+    /// How long a turn of the loop may take before new requests are refused; `None`: off.
+    pub turn_time: Option<Duration>,
     pub start_line: u32,
     pub uri: u32,
     pub header_line: u32,
@@ -549,6 +551,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(120),
             registered_idle_timeout: Duration::from_secs(70 * 60),
             keepalive: None,
+            turn_time: Some(Duration::from_millis(50)),
             start_line: 2 * 1024,
             uri: 1024,
             header_line: 4 * 1024,

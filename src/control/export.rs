@@ -330,14 +330,19 @@ fn workers(families: &mut Vec<Family>, totals: &Totals) {
     let mut leaked =
         Family::gauge("ringfront_leaked_bytes", "Memory given up with rings of dead lives");
     let mut handshakes = Family::gauge("ringfront_handshakes_open", "TLS handshakes under way");
+    let mut shed = Family::gauge(
+        "ringfront_overload_shed_permille",
+        "New requests that a worker refuses because its turns take too long",
+    );
     let mut chunks = Family::gauge("ringfront_send_bytes", "Capacity of send buffers in use");
     for (index, worker) in totals.workers.iter().enumerate() {
         panics = panics.with(label(index), u64::from(worker.panics));
         leaked = leaked.with(label(index), worker.leaked_bytes);
         handshakes = handshakes.with(label(index), worker.gauges.handshakes_open);
+        shed = shed.with(label(index), u64::from(worker.gauges.shed));
         chunks = chunks.with(label(index), worker.gauges.chunk_bytes_out);
     }
-    families.extend([panics, leaked, handshakes, chunks]);
+    families.extend([panics, leaked, handshakes, shed, chunks]);
 }
 
 fn stages(latency: &Latency) -> Family {

@@ -11,6 +11,7 @@ mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod health;
+mod overload;
 mod pending;
 mod preface;
 mod relay;
@@ -45,6 +46,7 @@ use crate::telemetry::latency::{Latency, Stage};
 use admission::{Bucket, Buckets};
 use connection::{Connection, Role, Source};
 use drain::Drain;
+use overload::Overload;
 use pending::Pending;
 use settings::Settings;
 use stream::HandshakeBudget;
@@ -102,6 +104,8 @@ pub struct Gauges {
     /// Capacity of the chunks that are not at home, in bytes.
     pub chunk_bytes_out: u64,
     pub draining: bool,
+    /// New requests that are refused for overload, in per mille.
+    pub shed: u32,
 }
 
 /// How a backend stands with one worker.
@@ -168,6 +172,7 @@ struct Core {
     buckets: Buckets,
     rates: Rates,
     handshakes: HandshakeBudget,
+    overload: Overload,
     drain: Option<Drain>,
     random: Random,
     counters: Counters,
@@ -247,6 +252,7 @@ impl Proxy {
             buckets: Buckets::new(random.next_u64()),
             rates: Rates::new(&settings),
             handshakes: HandshakeBudget::new(now),
+            overload: Overload::default(),
             drain: None,
             random,
             counters: Counters::new(zones, backends),
@@ -329,6 +335,7 @@ impl Machine for Proxy {
         core.turn.requests = 0;
         core.turn.responses = 0;
         core.handshakes.turn_ended(now);
+        core.overload.turn_ended(nanos, self.settings.snapshot.limits.turn_time);
         let starved = std::mem::take(&mut core.starved);
         starved.into_iter().for_each(|conn| core.mark_dirty(conn));
     }
@@ -349,6 +356,7 @@ impl Machine for Proxy {
         core.gauges.handshakes_open = u64::from(core.handshakes.open());
         core.gauges.chunk_bytes_out = core.chunks.bytes_out() as u64;
         core.gauges.draining = core.drain.is_some();
+        core.gauges.shed = core.overload.share();
         let Report { mut counters, latency, .. } = spare;
         let empty =
             Counters::new(self.settings.snapshot.zones.len(), self.settings.backends().len());

@@ -79,6 +79,10 @@ impl Core {
         if source.trusted {
             return Ok(());
         }
+        // No Retry-After: those who come back together would only be next (RFC 7339 5.10.2).
+        if self.overload.sheds(message, &mut self.random) {
+            return Err(Answer::new(503, Refused::Overload));
+        }
         let address = source.peer.ip();
         let limits = &cx.settings.snapshot.limits;
         if limits.failures_per_prefix.is_some() && self.buckets.banned(address, cx.now) {

@@ -341,8 +341,10 @@ impl Router<'_> {
 
     fn choose(&self, pool: u16, message: &Message<'_>, call_id: &[u8]) -> Result<Target, Answer> {
         let malformed = |_| Answer::new(400, Refused::Malformed);
+        // The lane hangs on the call, whatever the backend does: a dialog's later requests name no more than that.
+        let lane = affinity_hash(call_id);
         let key = match self.settings.snapshot.pools[usize::from(pool)].affinity {
-            Affinity::CallId => affinity_hash(call_id),
+            Affinity::CallId => lane,
             Affinity::From => affinity_hash(message.from_uri().map_err(malformed)?),
             Affinity::To => affinity_hash(message.to_uri().map_err(malformed)?),
             Affinity::Source => match self.source.peer.ip().to_canonical() {
@@ -351,8 +353,6 @@ impl Router<'_> {
             },
             Affinity::None => affinity_hash(&self.unique.to_be_bytes()),
         };
-        // The lane hangs on the call, whatever the backend does: a dialog's later requests name no more than that.
-        let lane = affinity_hash(call_id);
         match self.upstream.choose(self.settings, pool, (key, lane), self.now) {
             Some((backend, conn)) => Ok(Target::Backend { backend, conn }),
             None if self.settings.snapshot.pools[usize::from(pool)].udp_only => {

@@ -2,6 +2,7 @@
 
 mod health;
 mod names;
+mod overload;
 mod pools;
 mod rules;
 

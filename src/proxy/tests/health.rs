@@ -222,7 +222,7 @@ fn a_backend_proves_itself_after_a_failure_and_not_after_a_new_connection() {
     assert_eq!(bench.state(), (true, "probes_answered"));
 }
 
-/// 5626-4.4.1
+/// 5626-4.4.1-a
 #[test]
 fn pings_are_probes_where_the_pool_says_so() {
     let pings = Health { method: ProbeMethod::Crlf, ..HEALTH };
