@@ -9,8 +9,11 @@ mod process;
 #[path = "tls_process/site.rs"]
 mod site;
 
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use pki::{Authority, DAY, Leaf, Name, RSA};
-use process::{alone, eventually};
+use process::{alone, dial_tls, eventually, exchange};
 use site::{SERVER, Site, now};
 
 const PHONE: &str = "pbx.example.net";
@@ -195,5 +198,83 @@ fn files_are_watched_and_a_broken_one_changes_nothing() {
         });
         assert_eq!(shown(&site), second);
         assert!(early.options().contains("SIP/2.0 200 "));
+    });
+}
+
+/// Resident memory of a process, in bytes (proc_pid_status(5)).
+fn resident(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+}
+
+/// RINGFRONT_RELOADS says how many; the record under `bench/record/` has ten thousand.
+#[test]
+fn reloads_under_load_fail_no_handshake_and_keep_no_memory() {
+    alone("reloads_under_load_fail_no_handshake_and_keep_no_memory", || {
+        let site = Site::new();
+        let front_end = site.start("", "");
+        let ca = site.path("ca.pem");
+        let stop = AtomicBool::new(false);
+        let handshakes = AtomicU64::new(0);
+        let asked = std::env::var("RINGFRONT_RELOADS").ok().and_then(|count| count.parse().ok());
+        let (warm_up, measured) = (800, asked.unwrap_or(1200));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    // Fails the test when the handshake or the answer does.
+                    let mut tls = dial_tls("127.0.0.1:5061", &ca);
+                    let call = format!("r{}", handshakes.fetch_add(1, Ordering::Relaxed));
+                    let answer = exchange(&mut tls, "TLS", "OPTIONS", "sip:127.0.0.1", &call);
+                    assert!(answer.starts_with("SIP/2.0 200 "), "{answer}");
+                }
+            });
+            let reload = |times: u64| {
+                for _ in 0..times {
+                    assert_eq!(site.ask("POST /v1/reload").0, 200);
+                }
+                resident(front_end.id())
+            };
+            // The allocator's arenas fill first.
+            let before = reload(warm_up);
+            let after = reload(measured);
+            stop.store(true, Ordering::Relaxed);
+            let handshakes = handshakes.load(Ordering::Relaxed);
+            eprintln!("{measured} reloads, {handshakes} handshakes: {before}, then {after} bytes");
+            // A generation that stayed would be some 20 KiB.
+            assert!(after < before + (2 << 20), "{before}, then {after} bytes");
+        });
+        assert!(handshakes.load(Ordering::Relaxed) > 50);
+        assert_eq!(site.metric("result=\"taken_over\""), warm_up + measured);
+        let failed = site.metrics();
+        let failed = failed.lines().filter(|line| {
+            line.starts_with("ringfront_handshakes_total") && !line.contains("result=\"ok\"")
+        });
+        assert_eq!(failed.collect::<Vec<_>>(), Vec::<&str>::new());
+    });
+}
+
+/// The part of a scanner's report that does not change from run to run.
+#[test]
+fn a_scanner_finds_nothing_but_what_is_meant() {
+    const TEST: &str = "a_scanner_finds_nothing_but_what_is_meant";
+    if Command::new("sslscan").arg("--version").output().is_err() {
+        return process::skip(TEST, "the command sslscan is missing (Debian package sslscan)");
+    }
+    alone(TEST, || {
+        let site = Site::new();
+        let _front_end = site.start("", "");
+        for address in ["127.0.0.1:5061", "[::1]:5061"] {
+            let output = Command::new("sslscan")
+                .args(["--no-colour", "--show-sigs", address])
+                .output()
+                .expect("sslscan ran a moment ago");
+            let report = String::from_utf8_lossy(&output.stdout).into_owned();
+            // What the scanner says of itself is not ours.
+            let ours = ["SSLv", "TLSv", "Preferred", "Accepted", "Session reneg", "Server does"];
+            let kept = |line: &&str| ours.iter().any(|begin| line.starts_with(begin));
+            let kept: Vec<&str> = report.lines().filter(kept).collect();
+            insta::assert_snapshot!("sslscan", kept.join("\n"));
+        }
     });
 }

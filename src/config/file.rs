@@ -224,7 +224,8 @@ pub struct Tls {
     pub versions: Written<Many<TlsVersion>>,
     /// Key exchange groups, in order of preference.
     pub groups: Written<Many<Group>>,
-    /// Cipher suites, in order of preference; each version that is on needs one of its own.
+    /// Cipher suites that may be agreed on; each version that is on needs one of its own. A client's order decides among
+    /// them, this one when we dial.
     pub cipher_suites: Written<Many<CipherSuite>>,
     /// Whether a client that asks for ALPN must ask for sip/2.
     pub alpn: Written<Alpn>,

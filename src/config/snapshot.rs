@@ -349,7 +349,7 @@ pub struct Tls {
     pub tls13: bool,
     /// In order of preference; never empty.
     pub groups: Vec<Group>,
-    /// In order of preference; at least one for each version that is on.
+    /// In the order in which we offer them; at least one for each version that is on.
     pub suites: Vec<CipherSuite>,
     pub require_alpn: bool,
     pub tickets: TicketPolicy,
@@ -387,7 +387,7 @@ pub enum CipherSuite {
 }
 
 impl CipherSuite {
-    /// In the order of preference that stands when the file says nothing.
+    /// In the order that stands when the file says nothing.
     pub const ALL: [CipherSuite; 9] = [
         CipherSuite::Aes256GcmSha384,
         CipherSuite::Aes128GcmSha256,

@@ -90,7 +90,9 @@ impl Site {
              bind = [\"127.0.0.1:5061\", \"[::1]:5061\"]\ncertificates = {certificates}\n\
              [tls]\n{tls}\n\
              [[pool]]\nname = \"embedded\"\nzone = \"core\"\nbackends = \"embedded\"\n\
-             [[route]]\nfrom_zone = \"edge\"\npool = \"embedded\"\n"
+             [[route]]\nfrom_zone = \"edge\"\npool = \"embedded\"\n\
+             [limits]\nconnections_per_prefix = 20000\nrequests_per_prefix = \"200000/s\"\n\
+             handshakes_per_prefix = 512\nhandshake_rate_per_prefix = \"20000/s\"\n"
         );
         self.write("ringfront.toml", &text, 0o644);
     }
