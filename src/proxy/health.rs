@@ -26,7 +26,7 @@ use super::{Context, Core};
 const EAGER: Duration = Duration::from_secs(1);
 
 /// Why a backend is used again, or no longer, beside the causes of closed connections.
-const PROBES_ANSWERED: &str = "probes_answered";
+pub const PROBES_ANSWERED: &str = "probes_answered";
 pub const PROBE_REFUSED: &str = "probe_refused";
 
 /// What is known of one link's probes.

@@ -15,7 +15,7 @@ use crate::base::time::{Duration, Instant};
 use crate::telemetry::counter::HealthEvent;
 
 use super::BackendGauge;
-use super::health::{PROBE_REFUSED, Probes};
+use super::health::{PROBE_REFUSED, PROBES_ANSWERED, Probes};
 use super::settings::{Order, Settings};
 use super::token::PeerId;
 
@@ -32,6 +32,8 @@ const CHANGES_MAX: usize = 64;
 const STARTING: &str = "starting";
 pub const OPERATOR: &str = "operator";
 pub const CONNECTED: &str = "connected";
+/// Connected, and answers are still wanted.
+const PROVING: &str = "proving";
 /// What a weight of 0 counts as: a very small chance beside others (RFC 2782).
 const WEIGHT_NONE: f64 = 0.01;
 
@@ -259,15 +261,22 @@ impl Upstream {
         now: Instant,
         reason: &'static str,
     ) -> Option<HealthEvent> {
-        let up = self.lanes(backend).iter().any(|link| link.up().is_some());
+        let lanes = self.lanes(backend);
+        let up = lanes.iter().any(|link| link.up().is_some());
+        let ordered = reason == OPERATOR && lanes.is_empty();
         let standing = &mut self.standings[backend];
+        standing.away |= ordered || (!up && reason == PROBE_REFUSED);
         if standing.up == up {
+            // Who is down says why it still is; every backend is looked at when the configuration changes.
+            if !up && (ordered || reason != OPERATOR) {
+                let good = matches!(reason, CONNECTED | PROBES_ANSWERED);
+                standing.reason = if good { PROVING } else { reason };
+            }
             return None;
         }
         if up && std::mem::take(&mut standing.away) {
             standing.ramp_from = Some(now);
         }
-        standing.away |= !up && reason == PROBE_REFUSED;
         (standing.up, standing.since, standing.reason) = (up, now, reason);
         if self.changes.len() < CHANGES_MAX {
             self.changes.push(Change { backend, up, reason });
@@ -297,7 +306,7 @@ impl Upstream {
         let standing = &mut self.standings[backend];
         let link = &mut self.links[link as usize];
         let failed = link.suspect || link.failures > 1;
-        standing.away |= failed || standing.reason == OPERATOR;
+        standing.away |= failed;
         link.state = LinkState::Up { conn };
         link.up_since = now;
         let wanted = if failed { rise } else { 0 };

@@ -128,7 +128,7 @@ fn a_connection_that_is_open_but_dead_is_found_and_given_up() {
     assert_eq!(bench.health(HealthEvent::ProbeTimeout), 3);
     // It is dialled again and connects, but that is no proof: what is new goes to the other.
     pass(&mut bench, 1);
-    assert_eq!(bench.state(), (false, "probe_timeout"));
+    assert_eq!(bench.state(), (false, "proving"));
     let again = bench.b1();
     assert_ne!(again, b1);
     bench.take(again);
@@ -212,7 +212,7 @@ fn a_backend_proves_itself_after_a_failure_and_not_after_a_new_connection() {
     bench.pass(Duration::from_secs(2));
     bench.dead.push(B1.parse().unwrap());
     bench.hang_up(bench.b1());
-    assert_eq!(bench.state(), (false, "reset"));
+    assert_eq!(bench.state(), (false, "connect_failed"));
     bench.dead.clear();
     pass(&mut bench, 1);
     assert_eq!(bench.gauge(0).lanes_up, 0);
