@@ -10,7 +10,7 @@ use crate::base::machine::{ConnId, Output};
 use crate::base::time::{Duration, Instant};
 use crate::config::snapshot::Transport;
 use crate::sip::frame::is_pong;
-use crate::sip::{Framed, Message, frame, salvage};
+use crate::sip::{Framed, frame, salvage};
 use crate::telemetry::counter::{Closed, HandshakeLabel, Refused, ReportLabel, TransportRefused};
 use crate::telemetry::latency::Stage;
 use crate::tls::fault::CLOSE_NOTIFY;
@@ -837,7 +837,10 @@ impl Core {
             return false;
         }
         let carry = std::mem::take(&mut connection.carry);
-        let message = salvage(&carry, cx.settings.frame_limits()).filter(Message::is_request);
+        // Without the end of the head there may be more Vias than were read.
+        let whole_head = memchr::memmem::find(&carry, b"\r\n\r\n").is_some();
+        let message = salvage(&carry, cx.settings.frame_limits())
+            .filter(|message| whole_head && message.is_request());
         if let Some(message) = &message {
             let zone = &mut self.counters.zones[usize::from(source.zone)];
             zone.requests[message.method() as usize] += 1;

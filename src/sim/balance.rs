@@ -49,10 +49,15 @@ pub fn settled(world: &mut World) {
     let open: Vec<usize> = (0..world.cast.oracle.sents.len())
         .filter(|id| world.cast.wants_answer(*id) && !world.cast.oracle.sents[*id].hostile)
         .collect();
-    let mut unexcused = Vec::new();
+    let mut unexcused: Vec<usize> = Vec::new();
     for id in open {
         world.cast.oracle.count(Judge::Settled);
-        if !world.cast.is_answered(id) && !is_excused(&world.cast, id) {
+        if world.cast.is_answered(id) || is_excused(&world.cast, id) {
+            continue;
+        }
+        // One loss takes the answer from all that was passed on of one request.
+        let root = world.cast.oracle.sents[id].root;
+        if unexcused.iter().all(|other| world.cast.oracle.sents[*other].root != root) {
             unexcused.push(id);
         }
     }
@@ -78,6 +83,12 @@ pub fn settled(world: &mut World) {
                 format!("line {}: {pings} pings, {pongs} answers", line.wire)
             });
         }
+    }
+    for (id, flow) in std::mem::take(&mut world.cast.oracle.doubtful) {
+        let ended = world.net.borrow().wires[flow].over_at.is_some();
+        world.cast.oracle.judge(Judge::Answer, ended, || {
+            format!("430 to m{id} was not due: line {flow} lives on")
+        });
     }
     let named = named_losses(&world.books.counters);
     if unexcused.len() as u64 > named {

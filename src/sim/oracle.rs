@@ -178,8 +178,8 @@ pub struct Oracle {
     /// Moves on with everything that may send a call elsewhere, and when it last did.
     trouble: u64,
     troubled_at: Instant,
-    /// The workers were told to drain.
-    pub draining: bool,
+    /// Requests that were answered 430 while their flow, the second, was still open.
+    pub doubtful: Vec<(usize, WireId)>,
     /// Nothing is excused.
     pub strict: bool,
     /// By source address instead of Call-ID.
@@ -202,7 +202,7 @@ impl Oracle {
             orders: HashMap::new(),
             trouble: 0,
             troubled_at: Instant(0),
-            draining: false,
+            doubtful: Vec::new(),
             strict,
             affinity_by_source: false,
             compared: [0; Judge::ALL.len()],
@@ -563,7 +563,7 @@ impl Oracle {
     }
 
     /// Whether the front-end had a reason to answer this request itself with this status.
-    fn is_due(&self, net: &Net, lines: &[Line], id: usize, status: u16) -> bool {
+    fn is_due(&mut self, net: &Net, lines: &[Line], id: usize, status: u16) -> bool {
         // A body that comes too slowly is given up with a word.
         let slow = net.now().since(self.sents[id].at) >= MESSAGE_MOMENT && !self.strict;
         match &self.sents[id].kind {
@@ -582,8 +582,12 @@ impl Oracle {
                 let line = &lines[*flow];
                 let ending = wire.to_peer.is_ending() || line.ended_at.is_some();
                 match status {
-                    // While draining, connections end one by one, before the network can see it.
-                    430 => gone || ending || self.draining,
+                    // The front-end may have given it up before the network can see it: judged at the end.
+                    430 if !gone && !ending => {
+                        self.doubtful.push((id, *flow));
+                        true
+                    }
+                    430 => true,
                     503 => !self.strict,
                     _ => false,
                 }

@@ -37,6 +37,8 @@ const SETTLING: u64 = 20 * SECOND;
 /// The end of it, when nobody has anything to do; turns that are taken then: back-offs, idle connections, drains.
 const RESTING: u64 = 5 * SECOND;
 const RESTING_STEPS: u64 = 400;
+/// And for each probe: it is due, it is sent, its answer comes, in parts.
+const PROBE_STEPS: u64 = 4;
 /// Everybody hangs up; both lingerings are over.
 const PARTING: u64 = 6 * SECOND;
 
@@ -138,7 +140,7 @@ impl World {
         }
         self.calm_down();
         self.pass(SETTLING - RESTING);
-        let before = self.steps;
+        let before = (self.steps, self.probes());
         self.pass(RESTING);
         self.check_rest(before);
         if self.is_whole() {
@@ -516,7 +518,6 @@ impl World {
             self.net.borrow_mut().faults.count(Fault::Drain);
             self.cast.trouble();
             self.drain = Some(deadline);
-            self.cast.oracle.draining = true;
             self.command(|| Command::Drain { deadline });
         }
     }
@@ -609,10 +610,16 @@ impl World {
         }
     }
 
-    fn check_rest(&mut self, before: u64) {
-        let steps = self.steps - before;
-        self.cast.oracle.judge(Judge::Rest, steps <= RESTING_STEPS, || {
-            format!("{steps} turns in {} idle seconds", RESTING / SECOND)
+    /// Probes of all backends so far, as they heard them.
+    fn probes(&self) -> u64 {
+        self.cast.lines.iter().map(|line| line.probes).sum()
+    }
+
+    fn check_rest(&mut self, (steps, probes): (u64, u64)) {
+        let (steps, probes) = (self.steps - steps, self.probes() - probes);
+        let most = RESTING_STEPS + PROBE_STEPS * probes;
+        self.cast.oracle.judge(Judge::Rest, steps <= most, || {
+            format!("{steps} turns and {probes} probes in {} idle seconds", RESTING / SECOND)
         });
     }
 
