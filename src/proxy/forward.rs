@@ -177,10 +177,10 @@ fn record_route(
 }
 
 /// The edits of a response (RFC 3261 16.7): our Via off; what the neighbour asked for keepalives answered.
-pub fn response<'m>(message: &'m Message<'m>, parts: &Parts<'_>) -> Patch<'m> {
+pub fn response<'m>(settings: &Settings, message: &'m Message<'m>, parts: &Parts<'_>) -> Patch<'m> {
     let mut patch = Patch::new(message);
     patch.pop_top_via();
-    keep(message, parts, &mut patch);
+    keep(message, parts, settings.keepalive(), &mut patch);
     patch.plain_content_length();
     patch
 }
@@ -193,13 +193,9 @@ fn says_keep(via: &[u8]) -> bool {
     })
 }
 
-/// How often a neighbour should send keepalives, in seconds: below the 120 s that RFC 5626 4.4.1 takes as the ceiling for
-/// connections, and below the shortest default idle timeout.
-const KEEPALIVE_SECONDS: &[u8] = b"90";
-
 /// RFC 6223 4.4: a neighbour that sent a bare `keep` gets a value, in the responses that may carry one; values that
 /// others put into lower Vias are taken away. Flow-Timer (RFC 5626 5.4) says the same time.
-fn keep(message: &Message<'_>, parts: &Parts<'_>, patch: &mut Patch<'_>) {
+fn keep(message: &Message<'_>, parts: &Parts<'_>, seconds: &[u8], patch: &mut Patch<'_>) {
     let method = Method::from_bytes(parts.cseq.method);
     let asked = message.values(Name::Via).skip(1).any(|value| says_keep(value.bytes));
     if !asked && method != Method::Register {
@@ -215,7 +211,7 @@ fn keep(message: &Message<'_>, parts: &Parts<'_>, patch: &mut Patch<'_>) {
                 writer.push(b";keep");
                 if neighbour {
                     writer.push(b"=");
-                    writer.push(KEEPALIVE_SECONDS);
+                    writer.push(seconds);
                 }
             });
         }
@@ -226,6 +222,6 @@ fn keep(message: &Message<'_>, parts: &Parts<'_>, patch: &mut Patch<'_>) {
         && message.has_option(Name::Require, b"outbound")
         && message.first(Name::FlowTimer).is_none()
     {
-        patch.prepend_header(Name::FlowTimer, KEEPALIVE_SECONDS);
+        patch.prepend_header(Name::FlowTimer, seconds);
     }
 }

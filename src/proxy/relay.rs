@@ -317,7 +317,7 @@ impl Core {
             core.counters.answer(status);
             core.reread(cx, &text, |core, response| {
                 let Ok(parts) = response.read_response() else { return };
-                let patch = forward::response(response, &parts);
+                let patch = forward::response(cx.settings, response, &parts);
                 core.deliver_response(cx, branch.flow, Origin::Own, patch.len(), patch.pieces());
             });
             text.clear();
@@ -443,7 +443,7 @@ impl Core {
                 if message.is_only_via(&parts.via) {
                     return self.counters.refuse(Refused::ResponseEndsHere);
                 }
-                let patch = forward::response(message, &parts);
+                let patch = forward::response(cx.settings, message, &parts);
                 if self.deliver_response(cx, branch.flow, Origin::Peer, patch.len(), patch.pieces())
                 {
                     self.turn.responses += 1;

@@ -40,6 +40,10 @@ impl Order {
     }
 }
 
+/// How often neighbours are asked for keepalives at the most seldom: below the 120 s that RFC 5626 4.4.1 takes as the
+/// ceiling for connections.
+const KEEPALIVE_SECONDS_MAX: u64 = 90;
+
 /// Everything a worker's proxy is configured with. The same for all workers.
 #[derive(Clone)]
 pub struct Settings {
@@ -67,6 +71,7 @@ struct Derived {
     own_frame: FrameLimits,
     backends: Vec<BackendPlace>,
     strip: Vec<Vec<Box<str>>>,
+    keepalive: Box<[u8]>,
 }
 
 /// How we look towards one zone over one transport and family: what stands in our Via, Record-Route and Path there.
@@ -194,6 +199,11 @@ impl Settings {
         &self.derived.strip[usize::from(zone)]
     }
 
+    /// How often a neighbour should send keepalives, in seconds, as text.
+    pub fn keepalive(&self) -> &[u8] {
+        &self.derived.keepalive
+    }
+
     /// Whether a client certificate is asked for on this zone's TLS listeners.
     pub fn asks_certificate(&self, zone: u16) -> bool {
         self.snapshot.zones[usize::from(zone)].client_certificate != ClientCertificate::None
@@ -227,7 +237,11 @@ impl Derived {
                 address: b.address,
             })
         });
+        // Three quarters of the time after which the neighbour's silence would end its connection.
+        let quiet = limits.idle_timeout.min(limits.registered_idle_timeout).as_secs();
+        let keepalive = (quiet * 3 / 4).clamp(1, KEEPALIVE_SECONDS_MAX);
         Derived {
+            keepalive: keepalive.to_string().into_bytes().into(),
             faces: faces(snapshot),
             own: own_names(snapshot),
             own_frame: FrameLimits {

@@ -622,3 +622,25 @@ fn a_response_for_everybody_reaches_nobody() {
         assert_eq!(bench.refused(Refused::ResponseBroadcast), u64::from(!passes), "{via}");
     }
 }
+
+/// 5626-5.4-c, 6223-4.4-a
+#[test]
+fn keepalives_are_asked_for_before_the_idle_timeout() {
+    for (idle, registered, seconds) in [(40, 4200, "30"), (4200, 4200, "90"), (1, 1, "1")] {
+        let mut snapshot = one_backend();
+        snapshot.limits.idle_timeout = Duration::from_secs(idle);
+        snapshot.limits.registered_idle_timeout = Duration::from_secs(registered);
+        let mut bench = Bench::with(1, snapshot);
+        let client = bench.client();
+        let text =
+            request("REGISTER", "sip:example.com", "ka", "").replace(";rport", ";keep;rport");
+        bench.send(client, &text);
+        let (backend, arrived) = bench.at_backend();
+        let answer =
+            response(&arrived, "200 OK").replace("Content-L", "Require: outbound\r\nContent-L");
+        bench.send(backend, &answer);
+        let answer = bench.take(client);
+        assert_eq!(header(&answer, "Flow-Timer"), [seconds]);
+        assert!(header(&answer, "Via")[0].contains(&format!(";keep={seconds};")), "{answer}");
+    }
+}
