@@ -13,7 +13,12 @@ pub mod config {
 pub mod proxy;
 #[path = "../../../src/sip/mod.rs"]
 pub mod sip;
-#[path = "../../../src/telemetry/mod.rs"]
-pub mod telemetry;
+#[path = "."]
+pub mod telemetry {
+    #[path = "../../../src/telemetry/counter.rs"]
+    pub mod counter;
+    #[path = "../../../src/telemetry/latency.rs"]
+    pub mod latency;
+}
 #[path = "../../../src/tls/mod.rs"]
 pub mod tls;
