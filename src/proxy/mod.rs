@@ -191,8 +191,16 @@ struct Core {
 struct TurnCounts {
     /// When the completions of this turn were read.
     began: Instant,
+    /// Whether anything came in it: a turn for a question of the control plane leaves `began` as it was.
+    worked: bool,
     requests: u64,
     responses: u64,
+}
+
+impl TurnCounts {
+    fn begin(&mut self, now: Instant) {
+        (self.began, self.worked) = (now, true);
+    }
 }
 
 /// Rates of the limits, settled for one worker.
@@ -285,14 +293,14 @@ impl Machine for Proxy {
 
     fn admit(&mut self, now: Instant, arrival: Arrival) -> Option<ConnId> {
         let cx = Context { settings: &self.settings, now };
-        self.core.turn.began = now;
+        self.core.turn.begin(now);
         self.core.admit(cx, arrival)
     }
 
     fn handle(&mut self, now: Instant, input: Input<'_>) {
         let cx = Context { settings: &self.settings, now };
         let core = &mut self.core;
-        core.turn.began = now;
+        core.turn.begin(now);
         match input {
             Input::Received { conn, bytes } => core.received(cx, conn, bytes),
             Input::Finished { conn } => core.finished(cx, conn),
@@ -306,7 +314,7 @@ impl Machine for Proxy {
 
     fn deliver(&mut self, now: Instant, envelope: Envelope) {
         let cx = Context { settings: &self.settings, now };
-        self.core.turn.began = now;
+        self.core.turn.begin(now);
         self.core.deliver(cx, envelope);
     }
 
@@ -335,7 +343,9 @@ impl Machine for Proxy {
         core.turn.requests = 0;
         core.turn.responses = 0;
         core.handshakes.turn_ended(now);
-        core.overload.turn_ended(nanos, self.settings.snapshot.limits.turn_time);
+        if std::mem::take(&mut core.turn.worked) {
+            core.overload.turn_ended(nanos, self.settings.snapshot.limits.turn_time);
+        }
         let starved = std::mem::take(&mut core.starved);
         starved.into_iter().for_each(|conn| core.mark_dirty(conn));
     }

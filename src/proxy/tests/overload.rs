@@ -56,3 +56,15 @@ fn an_overloaded_worker_sheds_what_is_new_and_nothing_that_is_under_way() {
     bench.send(client, &request("INVITE", "sip:bob@example.com", "ol9", ""));
     assert_eq!(bench.take(client), "");
 }
+
+/// A turn in which nothing came, such as one that answers the control plane, says nothing of the load.
+#[test]
+fn idle_turns_are_not_long_ones() {
+    let mut bench = Bench::new(1);
+    turns(&mut bench, 1, 1);
+    for _ in 0..100 {
+        bench.now = bench.now + Duration::from_millis(200);
+        bench.workers[0].leaving(bench.now);
+    }
+    assert_eq!(bench.workers[0].core.overload.share(), 0);
+}
