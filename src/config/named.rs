@@ -89,7 +89,8 @@ impl Check<'_> {
                 (place, service.domain.clone(), spoken)
             }
             (None, Some(BackendAddress::Name { host, port: Some(port) })) => {
-                let spoken = self.spoken_at_port((table, at), written, zone)?;
+                // A port says nothing of the transport.
+                let spoken = one(self.backend_transport(table, at, Some(zone))?);
                 let place = NamedPlace::Host { name: host.clone(), port: *port };
                 (place, host.clone(), spoken)
             }
@@ -137,27 +138,6 @@ impl Check<'_> {
                     service.service
                 );
                 self.fault(at, why, "write transport = \"tls\" beside it");
-                return None;
-            }
-        };
-        self.allowed(zone, chosen, at);
-        self.vouched(zone, chosen, at);
-        Some(one(chosen))
-    }
-
-    /// A port says nothing of the transport: it must be written where the zone speaks two.
-    fn spoken_at_port(
-        &mut self,
-        (table, at): (&file::Backend, &At),
-        written: Option<(Transport, &At)>,
-        zone: &Zone,
-    ) -> Option<Transports> {
-        let (chosen, at) = match (written, zone.transports) {
-            (Some(written), _) => written,
-            (None, Transports { tcp: true, tls: false }) => (Transport::Tcp, at),
-            (None, Transports { tcp: false, tls: true }) => (Transport::Tls, at),
-            (None, _) => {
-                self.required(&table.transport, at, "transport", "\"tls\" (the zone speaks two)");
                 return None;
             }
         };

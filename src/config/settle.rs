@@ -564,7 +564,7 @@ impl Check<'_> {
             Some((BackendAddress::Address(address), at)) => Some((*address, at)),
             _ => None,
         };
-        let transport = self.backend_transport(table, at, zone);
+        let transport = self.backend_transport(table, at, zone.map(|(_, zone)| zone));
         if let Some((address, at)) = address {
             self.reachable(address, at, listeners);
         }
@@ -600,14 +600,15 @@ impl Check<'_> {
         }
     }
 
-    fn backend_transport(
+    /// The transport of a backend whose port is known: it must be written where the zone speaks two.
+    pub(super) fn backend_transport(
         &mut self,
         table: &file::Backend,
         at: &At,
-        zone: Option<(usize, &Zone)>,
+        zone: Option<&Zone>,
     ) -> Option<Transport> {
         let written = table.transport.good().map(|(written, at)| (transport(*written), at));
-        let (_, zone) = zone?;
+        let zone = zone?;
         let (chosen, at) = match (written, zone.transports) {
             (Some(written), _) => written,
             (None, _) if !table.transport.is_absent() => return None,
