@@ -5,6 +5,8 @@
 //!
 //! `byte_proxy 127.0.0.1:7061 127.0.0.1:7062 --tls --core 0 --seconds 10`
 
+#[path = "message.rs"]
+mod message;
 #[path = "rig.rs"]
 mod rig;
 #[path = "side.rs"]
@@ -15,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use memchr::memmem;
+use message::{PING, message_len, starts_blank};
 use rig::{ACCEPTED, Outbox};
 use ringfront::base::chunk::ChunkPool;
 use ringfront::base::machine::{Arrival, ConnId, Input, Machine, Output};
@@ -50,18 +52,6 @@ struct ByteProxy {
     dirty: Vec<ConnId>,
     closing: Vec<ConnId>,
     answers: u64,
-}
-
-/// Length of the first message in `bytes`, once it is whole.
-fn message_len(bytes: &[u8]) -> Option<usize> {
-    let head = memmem::find(bytes, b"\r\n\r\n")? + 4;
-    let name = b"\r\nContent-Length:";
-    let body = memmem::find(&bytes[..head], name).map_or(0, |at| {
-        let digits = bytes[at + name.len()..].iter().skip_while(|byte| **byte == b' ');
-        let digits = digits.take_while(|byte| byte.is_ascii_digit());
-        digits.fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'))
-    });
-    (bytes.len() >= head + body).then_some(head + body)
 }
 
 impl ByteProxy {
@@ -104,20 +94,43 @@ impl ByteProxy {
     /// Forwards the whole messages at the front of `bytes` and says how long they are.
     fn cut(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
         let mut used = 0;
-        while let Some(len) = message_len(&bytes[used..]) {
-            self.forward(conn, &bytes[used..used + len]);
+        loop {
+            let rest = &bytes[used..];
+            if let Some(len) = starts_blank(rest) {
+                used += len;
+                if len == PING {
+                    self.pong(conn);
+                }
+                continue;
+            }
+            let Some(len) = message_len(rest) else { return used };
+            self.forward(conn, &rest[..len]);
             used += len;
         }
-        used
+    }
+
+    /// Answers a ping (RFC 5626 4.4.1), as a front-end would: it is no message.
+    fn pong(&mut self, conn: ConnId) {
+        let Some(stream) = self.streams.get_mut(conn) else { return };
+        if stream.session.is_some() {
+            stream.unsealed.extend_from_slice(b"\r\n");
+        } else {
+            stream.outbox.push(&mut self.pool, b"\r\n");
+        }
+        self.dirty.push(conn);
     }
 
     fn forward(&mut self, from: ConnId, message: &[u8]) {
-        let to = if Some(from) == self.upstream {
+        let to = if Some(from) != self.upstream {
+            if !message.starts_with(b"ACK ") {
+                self.asked.push_back(from);
+            }
+            self.upstream
+        } else if message.starts_with(b"SIP/2.0 1") {
+            self.asked.front().copied()
+        } else {
             self.answers += 1;
             self.asked.pop_front()
-        } else {
-            self.asked.push_back(from);
-            self.upstream
         };
         let Some((to, stream)) = to.and_then(|to| Some((to, self.streams.get_mut(to)?))) else {
             return;

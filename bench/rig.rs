@@ -20,8 +20,8 @@ use ringfront::worker::mailbox::mailboxes;
 use ringfront::worker::turn::{TurnPlan, WorkerReport};
 use ringfront::worker::{Command, WorkerHandle, WorkerPlan, spawn};
 
-/// Accepted connections of a bench worker.
-pub const ACCEPTED: u32 = 4096 + limits::ACCEPT_RESERVE;
+/// Accepted connections of a bench worker: as many as a descriptor table of 20,000 leaves room for.
+pub const ACCEPTED: u32 = 16_384 + limits::ACCEPT_RESERVE;
 
 /// The name of the worker's thread.
 const WORKER: &str = "bench-worker";

@@ -148,9 +148,9 @@ pub struct LoadArgs {
     /// Cores to pin the workers to, in order, such as 2,3.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub core: Vec<usize>,
-    /// Process whose CPU time per operation is shown: the server, on this host.
-    #[arg(long, value_name = "PID")]
-    pub server_pid: Option<u32>,
+    /// Processes of the server, on this host, whose CPU time per operation is shown, such as 812,813.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub server_pid: Vec<u32>,
     /// Write an interval log (HdrHistogram V2), one line for each half second and kind of latency.
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,

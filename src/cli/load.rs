@@ -80,7 +80,7 @@ async fn measure(
 ) -> Result<Sums, Report> {
     let mut log = args.hlog.as_deref().map(LogFile::create).transpose()?;
     let mut run = Run::start(parts).map_err(|fault| miette!("{fault}"))?;
-    let mut sums = Sums::new(workers, args.server_pid);
+    let mut sums = Sums::new(workers, &args.server_pid);
     let shows = args.progress || std::io::stderr().is_terminal();
     let mut ticks = tokio::time::interval(SAMPLE_EVERY);
     let (mut interrupted, mut count, mut recent) = (false, 0_u32, Tally::new());

@@ -19,7 +19,8 @@ const LAG_NANOS_MAX: u64 = 1_000_000;
 pub struct Sums {
     pub tally: Tally,
     workers: u32,
-    server: Option<u32>,
+    /// The server's processes; none: nothing is said of it.
+    server: Vec<u32>,
     costs: Option<Costs>,
 }
 
@@ -40,8 +41,8 @@ struct Reading {
 }
 
 impl Sums {
-    pub fn new(workers: u32, server: Option<u32>) -> Sums {
-        Sums { tally: Tally::new(), workers, server, costs: None }
+    pub fn new(workers: u32, server: &[u32]) -> Sums {
+        Sums { tally: Tally::new(), workers, server: server.to_vec(), costs: None }
     }
 
     /// Adds a sample. `measuring`: it was taken within the measured window.
@@ -53,7 +54,7 @@ impl Sums {
         let reading = Reading {
             nanos: sample.at.0,
             workers: sample.workers.clone(),
-            server: self.server.and_then(process_usage),
+            server: self.server_usage(),
         };
         match &mut self.costs {
             None => {
@@ -66,6 +67,12 @@ impl Sums {
                 costs.system_calls += sample.system_calls;
             }
         }
+    }
+
+    /// Time of all the server's processes; `None` when none is named, or one is gone.
+    fn server_usage(&self) -> Option<u64> {
+        let usage: Option<u64> = self.server.iter().map(|pid| process_usage(*pid)).sum();
+        usage.filter(|_| !self.server.is_empty())
     }
 
     /// Length of the measured window; all workers measure at the same time.
@@ -126,10 +133,11 @@ impl Sums {
             costs.busiest() as f64 / 10.0,
             costs.system_calls as f64 / costs.operations as f64
         );
-        if let (Some(pid), Some(server)) = (self.server, costs.server()) {
+        if let Some(server) = costs.server() {
             let _ = writeln!(
                 text,
-                "server (process {pid}): {:.2} us CPU per operation, {:.0} % of a core",
+                "server (process {}): {:.2} us CPU per operation, {:.0} % of a core",
+                self.server.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
                 costs.per_operation(server),
                 100.0 * server as f64 / costs.nanos() as f64
             );
@@ -242,7 +250,11 @@ mod tests {
 
     #[test]
     fn costs_are_those_between_the_first_and_the_last_sample() {
-        let mut sums = Sums::new(1, None);
+        let mut sums = Sums::new(1, &[]);
+        assert_eq!(sums.server_usage(), None);
+        let own = std::process::id();
+        assert!(Sums::new(1, &[own, own]).server_usage() > Sums::new(1, &[own]).server_usage());
+        assert_eq!(Sums::new(1, &[own, u32::MAX]).server_usage(), None);
         for (millis, on_core) in [(0, 1000), (500, 1250), (1000, 1500)] {
             sums.add(&sample(millis, 100, on_core), true);
         }
@@ -261,12 +273,12 @@ mod tests {
 
     #[test]
     fn a_busy_or_late_generator_says_so() {
-        let mut sums = Sums::new(1, None);
+        let mut sums = Sums::new(1, &[]);
         sums.add(&sample(0, 10, 0), true);
         sums.add(&sample(1000, 10, 960), true);
         assert!(sums.is_generator_bound());
         assert!(sums.text().contains("generator-bound"));
-        let mut late = Sums::new(1, None);
+        let mut late = Sums::new(1, &[]);
         late.tally.record(Measure::Lag, 2_000_000);
         assert!(late.is_generator_bound());
     }
