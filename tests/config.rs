@@ -212,8 +212,10 @@ fn without_ipv6_the_embedded_default_starts_on_ipv4_and_says_so() {
 }
 
 /// Another value for each key of [limits] of the default file; both to be settled and to be seen again in the output.
-const OTHER_LIMITS: [(&str, &str); 28] = [
+const OTHER_LIMITS: [(&str, &str); 30] = [
     ("connections_per_core", "1000"),
+    ("transactions_per_core", "1000"),
+    ("transactions_full", "\"stateless\""),
     ("connections_per_prefix", "17"),
     ("requests_per_prefix", "\"off\""),
     ("handshake_deadline", "\"7s\""),

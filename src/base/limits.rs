@@ -90,3 +90,9 @@ pub const LINK_OUTBOX_FACTOR: usize = 16;
 
 /// Expensive handshake steps of one turn (70 to 200 us each), so that established calls wait less than 1 ms.
 pub const HANDSHAKE_STEPS_PER_TURN: u32 = 4;
+
+/// Requests that a worker keeps to send them elsewhere, all together: 64 KiB of body each would else be gigabytes.
+pub const KEPT_REQUEST_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// Transactions whose state a worker may be told to keep: a queue of deadlines and a hash table hang on the number.
+pub const TRANSACTIONS_CEILING: u32 = 4 * 1024 * 1024;

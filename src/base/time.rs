@@ -76,6 +76,15 @@ impl DeadlineQueue {
         }
     }
 
+    /// What one key takes.
+    pub const BYTES_PER_KEY: usize = size_of::<Link>();
+
+    /// Keys up to `capacity` from now on; never fewer than before.
+    pub fn grow(&mut self, capacity: u32) {
+        let idle = Link { deadline: 0, previous: NONE, next: NONE, list: NONE };
+        self.links.resize(self.links.len().max(capacity as usize), idle);
+    }
+
     /// Sets or moves the deadline of `key`.
     pub fn set(&mut self, key: u32, deadline: Instant) {
         self.clear(key);

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use super::check::{Check, period};
 use super::read::{At, Written};
-use super::snapshot::{Drain, Limits, Rate};
-use super::value::{Off, Or, PerTime};
+use super::snapshot::{Drain, Limits, Rate, WhenFull};
+use super::value::{Count, Off, Or, PerTime};
 use super::{file, render};
-use crate::base::limits::{ACCEPT_RESERVE, BODY_BYTES_CEILING, HEAD_BYTES_CEILING, OWN_SLOTS};
+use crate::base::limits::{
+    ACCEPT_RESERVE, BODY_BYTES_CEILING, HEAD_BYTES_CEILING, OWN_SLOTS, TRANSACTIONS_CEILING,
+};
 
 /// Slots of a ring's table beside accepted connections.
 const OTHER_SLOTS: u64 = OWN_SLOTS as u64 + ACCEPT_RESERVE as u64;
@@ -47,6 +49,11 @@ impl Check<'_> {
         let connections = self.connections(&table.connections_per_core, &at, &default);
         let limits = Limits {
             connections_per_core: connections,
+            transactions_per_core: self.transactions(&table.transactions_per_core, &default),
+            transactions_full: match table.transactions_full.value() {
+                Some(file::WhenFull::Stateless) => WhenFull::Stateless,
+                Some(file::WhenFull::Refuse) | None => default.transactions_full,
+            },
             connections_per_prefix: count(
                 &table.connections_per_prefix,
                 default.connections_per_prefix,
@@ -207,6 +214,15 @@ impl Check<'_> {
             let why = format!("{} is more than this version holds", render::size(value));
             self.fault(at, why, format!("write at most \"{}\"", render::size(most)));
         }
+    }
+
+    fn transactions(&mut self, written: &Written<Count>, default: &Limits) -> u32 {
+        let transactions = count(written, default.transactions_per_core);
+        if let (true, Some(at)) = (transactions > TRANSACTIONS_CEILING, written.at()) {
+            let why = format!("{transactions} is more than this version holds");
+            self.fault(at, why, format!("write at most {TRANSACTIONS_CEILING}"));
+        }
+        transactions
     }
 
     pub(super) fn drain(&mut self, table: file::Drain) -> Drain {

@@ -347,6 +347,14 @@ pub enum ProbeMethod {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum WhenFull {
+    Refuse,
+    Stateless,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Affinity {
     CallId,
     From,
@@ -404,6 +412,10 @@ pub struct Resolver {
 pub struct Limits {
     /// Accepted connections of one worker.
     pub connections_per_core: Written<Or<Auto, Count>>,
+    /// Transactions of one worker whose state is kept for pools with failover.
+    pub transactions_per_core: Written<Count>,
+    /// What becomes of a request beyond that.
+    pub transactions_full: Written<WhenFull>,
     /// Connections from one IPv4 /32 or IPv6 /64.
     pub connections_per_prefix: Written<Count>,
     pub requests_per_prefix: Written<Or<Off, PerTime>>,

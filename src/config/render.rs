@@ -12,7 +12,7 @@ use super::snapshot::{
     AdminListen, Advertised, Affinity, Backend, ClientCertificate, ControlSettings, Family, Group,
     Health, IdentityFiles, Limits, Listener, LogLevel, NamedBackend, NamedPlace, PathPolicy, Pool,
     ProbeMethod, Rate, ResolverSettings, Route, Snapshot, TicketPolicy, TlsUri, Transport,
-    Transports, Zone,
+    Transports, WhenFull, Zone,
 };
 
 /// The settled configuration as TOML.
@@ -239,7 +239,7 @@ impl Page {
         };
         self.text("affinity", affinity);
         self.bare("lanes", pool.lanes);
-        self.bare("failover", false);
+        self.bare("failover", pool.failover);
         match pool.health {
             None => self.text("health", "off"),
             Some(health) => self.health(&health),
@@ -337,6 +337,12 @@ impl Page {
     fn limits(&mut self, limits: &Limits) {
         self.table("[limits]");
         self.bare("connections_per_core", limits.connections_per_core);
+        self.bare("transactions_per_core", limits.transactions_per_core);
+        let full = match limits.transactions_full {
+            WhenFull::Refuse => "refuse",
+            WhenFull::Stateless => "stateless",
+        };
+        self.text("transactions_full", full);
         self.bare("connections_per_prefix", limits.connections_per_prefix);
         self.text("requests_per_prefix", rate(limits.requests_per_prefix));
         self.text("handshake_deadline", duration(limits.handshake_deadline));

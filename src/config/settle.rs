@@ -508,6 +508,7 @@ impl Check<'_> {
                 file::Affinity::None => Affinity::None,
             },
             lanes,
+            failover: or(&table.failover, false),
             connect_timeout: period(&table.connect_timeout, Duration::from_secs(1)),
             response_timeout: period(&table.response_timeout, Duration::from_secs(5)),
             health: self.health(table),

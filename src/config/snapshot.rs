@@ -230,6 +230,8 @@ pub struct Pool {
     pub affinity: Affinity,
     /// Connections for each backend and worker.
     pub lanes: u8,
+    /// Transaction-stateful: requests are sent elsewhere when a backend fails.
+    pub failover: bool,
     pub connect_timeout: Duration,
     pub response_timeout: Duration,
     /// How its backends are probed; `None`: not at all.
@@ -490,11 +492,23 @@ impl Rate {
     pub const UNLIMITED: Rate = Rate { count: u32::MAX, per: Duration::from_secs(1) };
 }
 
+/// What becomes of a request when its worker keeps the state of as many transactions as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// 503.
+    Refuse,
+    /// It is forwarded without state: nobody sends it elsewhere.
+    Stateless,
+}
+
 /// Bounds that an operator may set (contract `[limits]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Accepted connections of one worker.
     pub connections_per_core: u32,
+    /// Transactions of one worker whose state is kept (`failover`).
+    pub transactions_per_core: u32,
+    pub transactions_full: WhenFull,
     pub connections_per_prefix: u32,
     pub requests_per_prefix: Rate,
     pub handshake_deadline: Duration,
@@ -536,6 +550,8 @@ impl Default for Limits {
         let second = Duration::from_secs(1);
         Limits {
             connections_per_core: 100_000,
+            transactions_per_core: 131_072,
+            transactions_full: WhenFull::Refuse,
             connections_per_prefix: 256,
             requests_per_prefix: Rate { count: 200, per: second },
             handshake_deadline: Duration::from_secs(5),

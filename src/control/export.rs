@@ -18,7 +18,9 @@ use super::totals::{Reloads, Totals};
 use crate::config::snapshot::{Snapshot, Transport};
 use crate::proxy;
 use crate::proxy::settings::Order;
-use crate::telemetry::counter::{Closed, HealthEvent, Outcome, Refused, TransportRefused};
+use crate::telemetry::counter::{
+    Closed, Ended, HealthEvent, Outcome, Refused, Retry, TransportRefused,
+};
 use crate::telemetry::latency::{Latency, Stage};
 
 /// Upper bounds of the buckets of a stage, in nanoseconds: three to a decade, from 1 us to 10 s.
@@ -235,6 +237,24 @@ fn messages(families: &mut Vec<Family>, totals: &Totals, snapshot: &Snapshot) {
         .with([], counters.joined);
     let crossings = Family::counter("ringfront_crossings", "Messages sent on by another worker")
         .with([], counters.crossings);
+    let mut retries = Family::counter("ringfront_retries", "Requests sent to another backend");
+    for &reason in Retry::ALL {
+        let labels = [("reason", reason.name().to_owned())];
+        retries = retries.with(labels, counters.retries[reason as usize]);
+    }
+    let mut ended = Family::counter(
+        "ringfront_transactions_ended",
+        "Transactions whose state was kept, by how they ended",
+    );
+    for &end in Ended::ALL {
+        ended = ended.with([("end", end.name().to_owned())], counters.ended[end as usize]);
+    }
+    let stateless = Family::counter(
+        "ringfront_transactions_stateless",
+        "Requests forwarded without state because as much as may be was kept",
+    )
+    .with([], counters.stateless);
+    families.extend([retries, ended, stateless]);
     families.extend([received, forwarded, pings, sent, refused, faults]);
     families.extend([transport, joined, crossings]);
 }
@@ -334,15 +354,18 @@ fn workers(families: &mut Vec<Family>, totals: &Totals) {
         "ringfront_overload_shed_permille",
         "New requests that a worker refuses because its turns take too long",
     );
+    let mut transactions =
+        Family::gauge("ringfront_transactions", "Transactions whose state is kept");
     let mut chunks = Family::gauge("ringfront_send_bytes", "Capacity of send buffers in use");
     for (index, worker) in totals.workers.iter().enumerate() {
         panics = panics.with(label(index), u64::from(worker.panics));
         leaked = leaked.with(label(index), worker.leaked_bytes);
         handshakes = handshakes.with(label(index), worker.gauges.handshakes_open);
         shed = shed.with(label(index), u64::from(worker.gauges.shed));
+        transactions = transactions.with(label(index), u64::from(worker.gauges.transactions));
         chunks = chunks.with(label(index), worker.gauges.chunk_bytes_out);
     }
-    families.extend([panics, leaked, handshakes, shed, chunks]);
+    families.extend([panics, leaked, handshakes, shed, transactions, chunks]);
 }
 
 fn stages(latency: &Latency) -> Family {
@@ -584,6 +607,11 @@ mod tests {
             "ringfront_responses_sent_total{code=\"503\"} 1",
             "ringfront_refused_total{reason=\"no_backend\"} 1",
             "ringfront_refused_total{reason=\"loop\"} 0",
+            "ringfront_refused_total{reason=\"response_stray\"} 0",
+            "ringfront_retries_total{reason=\"connection_lost\"} 0",
+            "ringfront_transactions{worker=\"0\"} 0",
+            "ringfront_transactions_ended_total{end=\"concluded\"} 0",
+            "ringfront_transactions_stateless_total 0",
             "ringfront_transport_refused_total{where=\"request_uri\"} 0",
             "ringfront_backend_up{pool=\"embedded\",backend=\"embedded\"} 0",
             "ringfront_backend_order{pool=\"embedded\",backend=\"embedded\",order=\"drain\"} 1",

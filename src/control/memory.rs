@@ -85,6 +85,14 @@ pub fn sums(snapshot: &Snapshot, control: &ControlSettings) -> Vec<Sum> {
         ),
         each_worker("buffers at rest", proxy::SPARE_BUFFERS as u64, proxy::SPARE_BYTES_MAX as u64),
     ];
+    if snapshot.pools.iter().any(|pool| pool.failover) {
+        sums.push(each_worker(
+            "transactions whose state is kept",
+            u64::from(limits.transactions_per_core),
+            proxy::TRANSACTION_BYTES as u64,
+        ));
+        sums.push(each_worker("requests kept with them", 1, limits::KEPT_REQUEST_BYTES_MAX as u64));
+    }
     if speaks_tls(snapshot, &control.resolver.names) {
         let session = size_of::<Session>() as u64 + TLS_SESSION_HEAP_BYTES;
         sums.push(each_worker("TLS sessions", accepted + dialled, session));

@@ -76,6 +76,8 @@ pub struct Connection {
     pub prefix_counted: bool,
     /// The peer has shut its sending side: close when the outbox is empty.
     pub finished: bool,
+    /// Requests of it whose state is kept and that have had no final response.
+    pub transactions: u32,
     /// A REGISTER was answered 200 over it.
     pub registered: bool,
     /// Why it is being closed, once it is.
@@ -130,6 +132,7 @@ impl Connection {
             handshake_counted: false,
             prefix_counted: false,
             finished: false,
+            transactions: 0,
             registered: false,
             cause: None,
             accepted_at: now,

@@ -7,6 +7,9 @@ use crate::telemetry::counter::Closed;
 use super::connection::Role;
 use super::{Context, Core};
 
+/// Connections whose requests have no answer yet are looked at again after this time.
+const RECHECK: Duration = Duration::from_millis(100);
+
 pub struct Drain {
     /// When everything is cut off.
     deadline: Instant,
@@ -14,6 +17,8 @@ pub struct Drain {
     next_slot: u32,
     next_at: Instant,
     interval: Duration,
+    /// A connection was passed over in this round, since it waits for an answer.
+    waits: bool,
 }
 
 impl Core {
@@ -24,7 +29,13 @@ impl Core {
         let pace = cx.settings.snapshot.drain.pace.min(deadline.since(cx.now));
         let live = self.connections.live_accepted().max(1);
         self.outputs.push_back(crate::base::machine::Output::Accept { open: false });
-        self.drain = Some(Drain { deadline, next_slot: 0, next_at: cx.now, interval: pace / live });
+        self.drain = Some(Drain {
+            deadline,
+            next_slot: 0,
+            next_at: cx.now,
+            interval: pace / live,
+            waits: false,
+        });
         self.drain_due(cx);
     }
 
@@ -48,9 +59,19 @@ impl Core {
             });
             let Some(conn) = next else {
                 drain.next_at = Instant::FAR;
+                if std::mem::take(&mut drain.waits) {
+                    drain.next_slot = 0;
+                    drain.next_at = (cx.now + RECHECK).min(drain.deadline);
+                }
                 break;
             };
             drain.next_slot = conn.slot + 1;
+            // Transactions that are under way finish first, within the deadline.
+            let waits = self.connections.get(conn).is_some_and(|it| it.transactions > 0);
+            if waits && !at_once {
+                drain.waits = true;
+                continue;
+            }
             drain.next_at = drain.next_at + drain.interval;
             self.close(cx, conn, Closed::Draining);
         }

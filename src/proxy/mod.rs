@@ -24,6 +24,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 pub mod token;
+mod transaction;
 mod upstream;
 
 use std::collections::VecDeque;
@@ -51,6 +52,7 @@ use pending::Pending;
 use settings::Settings;
 use stream::HandshakeBudget;
 use token::{FlowId, PeerId};
+use transaction::Table;
 pub use upstream::Change;
 use upstream::{LinkState, Upstream};
 
@@ -79,6 +81,8 @@ pub struct Envelope {
 enum EnvelopeKind {
     /// A request as it came in, with where it came from: the worker that owns the flow edits and sends it.
     Request { source: Box<Source> },
+    /// A response as it came in, with where it came from, to a request whose state that worker keeps.
+    Unjudged { source: Box<Source> },
     /// A response ready to be sent on this flow.
     Response { flow: FlowId, origin: Origin },
 }
@@ -104,6 +108,8 @@ pub struct Gauges {
     /// Capacity of the chunks that are not at home, in bytes.
     pub chunk_bytes_out: u64,
     pub draining: bool,
+    /// Transactions whose state is kept.
+    pub transactions: u32,
     /// New requests that are refused for overload, in per mille.
     pub shed: u32,
 }
@@ -169,6 +175,7 @@ struct Core {
     posts: VecDeque<(u16, Envelope)>,
     upstream: Upstream,
     pending: Pending,
+    transactions: Table,
     buckets: Buckets,
     rates: Rates,
     handshakes: HandshakeBudget,
@@ -228,6 +235,9 @@ impl Rates {
 pub const SPARE_BUFFERS: usize = 256;
 pub const SPARE_BYTES_MAX: usize = 128 * 1024;
 
+/// What one live transaction takes beside its kept request.
+pub const TRANSACTION_BYTES: usize = transaction::TRANSACTION_BYTES;
+
 /// The proxy's own state of one connection, without what it points to.
 pub const CONNECTION_BYTES: usize = size_of::<connection::Connection>();
 
@@ -257,6 +267,7 @@ impl Proxy {
             posts: VecDeque::with_capacity(64),
             upstream: Upstream::default(),
             pending: Pending::new(),
+            transactions: Table::new(accepted, now),
             buckets: Buckets::new(random.next_u64()),
             rates: Rates::new(&settings),
             handshakes: HandshakeBudget::new(now),
@@ -366,6 +377,7 @@ impl Machine for Proxy {
         core.gauges.handshakes_open = u64::from(core.handshakes.open());
         core.gauges.chunk_bytes_out = core.chunks.bytes_out() as u64;
         core.gauges.draining = core.drain.is_some();
+        core.gauges.transactions = core.transactions.len();
         core.gauges.shed = core.overload.share();
         let Report { mut counters, latency, .. } = spare;
         let empty =
@@ -385,6 +397,9 @@ impl Machine for Proxy {
 
 impl Core {
     fn configure(&mut self, cx: Context<'_>) {
+        let keeps_state = cx.settings.snapshot.pools.iter().any(|pool| pool.failover);
+        let transactions = cx.settings.snapshot.limits.transactions_per_core;
+        self.transactions.allow(if keeps_state { transactions } else { 0 });
         self.rates = Rates::new(cx.settings);
         let zones = cx.settings.snapshot.zones.len();
         if self.gauges.connections.len() < zones {
@@ -564,6 +579,7 @@ impl Core {
                 self.link_lost(cx, conn, link, why);
                 let peer = connection.backends.first().copied().unwrap_or(PeerId::NONE);
                 self.answer_unsent(cx, connection, peer, 503);
+                self.attempts_lost(cx, conn);
             }
         }
     }
@@ -598,6 +614,9 @@ impl Core {
                 self.link_due(cx, key - self.connections.capacity());
             }
         }
+        while let Some(id) = self.transactions.expired(cx.now) {
+            self.transaction_due(cx, id);
+        }
         self.drain_due(cx);
     }
 
@@ -605,7 +624,8 @@ impl Core {
         let work = self.handshakes.ready_at();
         // A dry pool fills by sends that complete; look again soon even if none does.
         let starved = if self.starved.is_empty() { Instant::FAR } else { self.turn.began };
-        self.deadlines.next().min(work).min(starved).min(self.drain_next())
+        let next = self.deadlines.next().min(self.transactions.deadline());
+        next.min(work).min(starved).min(self.drain_next())
     }
 
     /// Dials a link that is down; called again when the back-off is over.

@@ -29,10 +29,33 @@ const ALLOW: &[u8] =
 const SUPPORTED: &[u8] = b"path, outbound";
 
 /// What a request says of itself, read once, and the parts of its branch.
-struct Keys<'a> {
-    request: RequestParts<'a>,
-    unique: u64,
-    loop_part: u32,
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a> {
+    pub request: RequestParts<'a>,
+    pub unique: u64,
+    pub loop_part: u32,
+    /// The attempt of a transaction whose state is kept; `None`: it goes out statelessly.
+    pub attempt: Option<u8>,
+}
+
+impl Keys<'_> {
+    /// The branch that the request goes to `peer` with.
+    pub(super) fn write_branch(
+        &self,
+        cx: Context<'_>,
+        flow: FlowId,
+        peer: PeerId,
+    ) -> [u8; token::BRANCH_TEXT] {
+        let branch = Branch {
+            stateful: self.attempt.is_some(),
+            flow,
+            attempt: self.attempt.unwrap_or_default(),
+            unique: self.unique,
+            loop_part: self.loop_part,
+        };
+        let parts = &self.request.parts;
+        cx.settings.branch_key.write(&branch, peer, parts.call_id, parts.cseq.number)
+    }
 }
 
 impl Core {
@@ -63,7 +86,10 @@ impl Core {
         if keys.request.parts.via.transport.eq_ignore_ascii_case(b"UDP") {
             self.counters.refuse_transport(TransportRefused::Via);
         }
-        match self.judge(cx, source, message, &keys) {
+        if !self.transactions.is_empty() && self.under_way(cx, source, message, &keys) {
+            return;
+        }
+        match self.judge(cx, source, message, &keys, &[]) {
             Ok(routed) => self.send_on(cx, source, message, &keys, &routed),
             Err(answer) => self.answer(cx, source, message, answer),
         }
@@ -107,12 +133,13 @@ impl Core {
     }
 
     /// RFC 3261 16.3 to 16.5, in that order: may it pass, and where does it go?
-    fn judge<'a>(
+    pub(super) fn judge<'a>(
         &self,
         cx: Context<'_>,
         source: &Source,
         message: &Message<'a>,
         keys: &Keys<'a>,
+        tried: &[PeerId],
     ) -> Result<Routed<'a>, Answer> {
         let method = keys.request.method;
         if !matches!(keys.request.uri.scheme, Scheme::Sip | Scheme::Sips | Scheme::Tel) {
@@ -134,7 +161,10 @@ impl Core {
             pending: &self.pending,
             source,
             unique: keys.unique,
-            draining: self.drain.is_some(),
+            // What was taken before goes on.
+            draining: self.drain.is_some() && tried.is_empty(),
+            tried,
+            decided: None,
             now: cx.now,
         };
         let mut routed = router.route(message, &keys.request)?;
@@ -155,12 +185,17 @@ impl Core {
         match routed.target {
             Target::Local => self.answer_options(cx, source, message),
             Target::Backend { backend, conn } => {
+                if self.keeps_state(cx, source, keys, backend) {
+                    return self.begin(cx, source, message, keys, routed);
+                }
                 let peer = cx.settings.backends()[backend].peer;
                 let dialog = (source.flow, peer);
-                if self.forward(cx, source, message, keys, routed, conn, peer, dialog) {
-                    self.counters.backends[backend][Outcome::Sent as usize] += 1;
-                } else {
-                    self.counters.backends[backend][Outcome::Refused as usize] += 1;
+                match self.forward(cx, source, message, keys, routed, conn, peer, dialog) {
+                    Ok(()) => self.counters.backends[backend][Outcome::Sent as usize] += 1,
+                    Err(answer) => {
+                        self.counters.backends[backend][Outcome::Refused as usize] += 1;
+                        self.answer(cx, source, message, answer);
+                    }
                 }
             }
             Target::Flow(flow) if flow.worker != self.worker => {
@@ -174,15 +209,18 @@ impl Core {
                     return self.answer(cx, source, message, Answer::new(430, Refused::FlowGone));
                 };
                 let backend = source.backends.first().copied().unwrap_or(routed.dialog_backend);
-                let dialog = (flow, backend);
-                self.forward(cx, source, message, keys, routed, conn, PeerId::flow(flow), dialog);
+                let (peer, dialog) = (PeerId::flow(flow), (flow, backend));
+                let sent = self.forward(cx, source, message, keys, routed, conn, peer, dialog);
+                if let Err(answer) = sent {
+                    self.answer(cx, source, message, answer);
+                }
             }
         }
     }
 
-    /// Edits the request and queues it for `conn`. False: it was answered instead.
+    /// Edits the request and queues it for `conn`; or how it is to be answered instead.
     #[expect(clippy::too_many_arguments, reason = "the whole of one forward, read once above")]
-    fn forward(
+    pub(super) fn forward(
         &mut self,
         cx: Context<'_>,
         source: &Source,
@@ -192,25 +230,16 @@ impl Core {
         conn: ConnId,
         peer: PeerId,
         (dialog_flow, dialog_backend): (FlowId, PeerId),
-    ) -> bool {
+    ) -> Result<(), Answer> {
         let Some(connection) = self.connections.get(conn) else {
-            self.answer(cx, source, message, Answer::new(503, Refused::NoBackend));
-            return false;
+            return Err(Answer::new(503, Refused::NoBackend));
         };
         let (zone, transport) = (connection.zone, connection.transport);
         if routed.sips && transport != Transport::Tls {
-            self.answer(cx, source, message, SIPS_REFUSED);
-            return false;
+            return Err(SIPS_REFUSED);
         }
-        let branch = Branch {
-            stateful: false,
-            flow: source.flow,
-            attempt: 0,
-            unique: keys.unique,
-            loop_part: keys.loop_part,
-        };
+        let text = keys.write_branch(cx, source.flow, peer);
         let parts = &keys.request.parts;
-        let text = cx.settings.branch_key.write(&branch, peer, parts.call_id, parts.cseq.number);
         let way = Way {
             zone,
             transport,
@@ -221,8 +250,7 @@ impl Core {
         };
         let patch = forward::request(cx.settings, message, parts, source, routed, &way);
         if self.queue(cx, conn, patch.len(), patch.pieces()).is_err() {
-            self.answer(cx, source, message, Answer::new(503, Refused::LinkFull));
-            return false;
+            return Err(Answer::new(503, Refused::LinkFull));
         }
         self.counters.zones[usize::from(zone)].requests_forwarded += 1;
         self.turn.requests += 1;
@@ -230,7 +258,7 @@ impl Core {
         if method != Method::Ack {
             self.pending.sent(keys.unique, method as u8, cx.now, cx.now, peer);
         }
-        true
+        Ok(())
     }
 
     /// Hands the request to the worker that owns the flow.
@@ -255,10 +283,15 @@ impl Core {
                 self.reread(cx, &envelope.bytes, |core, message| {
                     let Ok(request) = message.read_request() else { return };
                     let keys = keys(cx, &source, message, request);
-                    match core.judge(cx, &source, message, &keys) {
+                    match core.judge(cx, &source, message, &keys, &[]) {
                         Ok(routed) => core.send_on(cx, &source, message, &keys, &routed),
                         Err(answer) => core.answer(cx, &source, message, answer),
                     }
+                });
+            }
+            EnvelopeKind::Unjudged { source } => {
+                self.reread(cx, &envelope.bytes, |core, message| {
+                    core.response(cx, &source, message);
                 });
             }
             EnvelopeKind::Response { flow, origin } => {
@@ -281,12 +314,13 @@ impl Core {
             EnvelopeKind::Response { origin, .. } => {
                 self.counters.refuse(unsent(origin, Refused::ResponseUnsent));
             }
+            EnvelopeKind::Unjudged { .. } => self.counters.refuse(Refused::ResponseUnsent),
         }
         self.give_buffer(envelope.bytes);
     }
 
     /// Messages that were whole when we copied them, one after the other.
-    fn reread(
+    pub(super) fn reread(
         &mut self,
         cx: Context<'_>,
         bytes: &[u8],
@@ -307,6 +341,9 @@ impl Core {
                 return;
             }
             let Some(branch) = own_branch(cx, message, peer) else { return };
+            if branch.stateful {
+                return core.attempt_unsent(cx, message, &branch);
+            }
             core.counters.refuse(Refused::Unsent);
             if message.method() == Method::Ack {
                 return core.counters.refuse(Refused::AckDropped);
@@ -405,7 +442,7 @@ impl Core {
         SECONDS[self.random.below(SECONDS.len() as u64) as usize]
     }
 
-    fn reply(
+    pub(super) fn reply(
         &mut self,
         cx: Context<'_>,
         source: &Source,
@@ -434,22 +471,37 @@ impl Core {
             }
         };
         match self.judge_response(cx, source, message, &parts) {
+            Ok((branch, last)) if branch.stateful => {
+                self.stateful_response(cx, source, message, &parts, &branch, last);
+            }
             Ok((branch, last)) => {
                 if message.is_only_via(&parts.via) && self.takes_probe(cx, source, message, &branch)
                 {
                     return;
                 }
-                self.note_answered(cx, source, message, &parts, &branch, last);
-                if message.is_only_via(&parts.via) {
-                    return self.counters.refuse(Refused::ResponseEndsHere);
-                }
-                let patch = forward::response(cx.settings, message, &parts);
-                if self.deliver_response(cx, branch.flow, Origin::Peer, patch.len(), patch.pieces())
-                {
-                    self.turn.responses += 1;
-                }
+                self.pass_back(cx, source, message, &parts, &branch, last);
             }
             Err(reason) => self.counters.refuse(reason),
+        }
+    }
+
+    /// A response that is the client's: noted, our Via off, and back on the connection that its request came on.
+    pub(super) fn pass_back(
+        &mut self,
+        cx: Context<'_>,
+        source: &Source,
+        message: &Message<'_>,
+        parts: &Parts<'_>,
+        branch: &Branch,
+        last: bool,
+    ) {
+        self.note_answered(cx, source, message, parts, branch, last);
+        if message.is_only_via(&parts.via) {
+            return self.counters.refuse(Refused::ResponseEndsHere);
+        }
+        let patch = forward::response(cx.settings, message, parts);
+        if self.deliver_response(cx, branch.flow, Origin::Peer, patch.len(), patch.pieces()) {
+            self.turn.responses += 1;
         }
     }
 
@@ -474,7 +526,7 @@ impl Core {
         let Start::Response { status, .. } = message.start() else {
             return Err(Refused::ResponseMalformed);
         };
-        if status == 100 {
+        if status == 100 && !branch.stateful {
             return Err(Refused::ResponseTrying);
         }
         if goes_to_everybody(message) {
@@ -590,7 +642,7 @@ const SIPS_REFUSED: Answer = Answer {
     warning: Some("sips needs TLS and the next hop has none"),
 };
 
-fn keys<'a>(
+pub(super) fn keys<'a>(
     cx: Context<'_>,
     source: &Source,
     message: &Message<'a>,
@@ -612,7 +664,7 @@ fn keys<'a>(
     let uri = message.request_uri_span().map_or(&b""[..], |span| message.text(span));
     let routes = message.values(Name::Route).map(|value| value.bytes);
     let loop_part = key.loop_part(uri, routes, parts.call_id, from_tag, cseq, source.zone);
-    Keys { request, unique, loop_part }
+    Keys { request, unique, loop_part, attempt: None }
 }
 
 /// Whether a Via below ours would have the next element send to the broadcast address (RFC 4475 3.3.18).

@@ -69,7 +69,7 @@ impl Answer {
         Answer { status, reason, transport: None, warning: None }
     }
 
-    const fn warned(status: u16, reason: Refused, warning: &'static str) -> Self {
+    pub const fn warned(status: u16, reason: Refused, warning: &'static str) -> Self {
         Answer { status, reason, transport: None, warning: Some(warning) }
     }
 }
@@ -83,6 +83,10 @@ pub struct Router<'r> {
     /// The unique part of the request's branch.
     pub unique: u64,
     pub draining: bool,
+    /// Backends that are not asked (again).
+    pub tried: &'r [PeerId],
+    /// Where the request went: only what becomes of its Route and Request-URI is asked.
+    pub decided: Option<Target>,
     pub now: Instant,
 }
 
@@ -195,7 +199,11 @@ impl Router<'_> {
         if uri.scheme == Scheme::Sips && has_sip_contact(message) {
             return Err(Answer::new(400, Refused::Malformed));
         }
-        match self.by_token(&own.tokens, message, &mut routed, call_id)? {
+        let decided = match self.decided {
+            None => self.by_token(&own.tokens, message, &mut routed, call_id)?,
+            decided => decided,
+        };
+        match decided {
             Some(target) => routed.target = target,
             None => {
                 self.refuse_udp(message, method, uri, next)?;
@@ -280,7 +288,9 @@ impl Router<'_> {
             return Err(Answer::warned(480, Refused::BackendGone, "backend of the dialog is gone"));
         };
         let key = affinity_hash(call_id);
-        if let Some(conn) = self.upstream.usable(backend, key) {
+        if !self.tried.contains(&peer)
+            && let Some(conn) = self.upstream.usable(backend, key)
+        {
             return Ok(Target::Backend { backend, conn });
         }
         let pool = self.settings.backends()[backend].pool;
@@ -353,7 +363,7 @@ impl Router<'_> {
             },
             Affinity::None => affinity_hash(&self.unique.to_be_bytes()),
         };
-        match self.upstream.choose(self.settings, pool, (key, lane), self.now) {
+        match self.upstream.choose(self.settings, pool, (key, lane), self.tried, self.now) {
             Some((backend, conn)) => Ok(Target::Backend { backend, conn }),
             None if self.settings.snapshot.pools[usize::from(pool)].udp_only => {
                 Err(self.udp_refused(TransportRefused::Dns))
@@ -389,7 +399,10 @@ impl Router<'_> {
     fn one_of(&self, backends: &[usize], key: u64) -> Result<Target, Answer> {
         let start = key as usize % backends.len();
         let in_order = || backends[start..].iter().chain(&backends[..start]).copied();
-        let conn_of = |backend| Some((backend, self.upstream.usable(backend, key)?));
+        let conn_of = |backend: usize| {
+            let tried = self.tried.contains(&self.settings.backends()[backend].peer);
+            Some((backend, self.upstream.usable(backend, key).filter(|_| !tried)?))
+        };
         let takes_new = |backend: &usize| self.settings.orders[*backend] == Order::Up;
         let found = in_order().filter(takes_new).find_map(conn_of);
         match found.or_else(|| in_order().find_map(conn_of)) {

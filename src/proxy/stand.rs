@@ -77,6 +77,7 @@ pub(super) fn snapshot() -> Snapshot {
             zone: 1,
             affinity: Affinity::CallId,
             lanes: 1,
+            failover: false,
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(5),
             health: None,

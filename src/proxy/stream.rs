@@ -884,7 +884,7 @@ fn due(cx: Context<'_>, connection: &Connection) -> Instant {
                 due = due.min(rate_at).min(connection.message_since + limits.message_deadline);
             }
             if matches!(connection.role, Role::Accepted { .. }) {
-                due = due.min(connection.last_received + idle_limit(cx, connection));
+                due = due.min(idle_due(cx, connection));
             }
             due.min(ping_due(cx, connection))
         }
@@ -916,6 +916,12 @@ fn ping_due(cx: Context<'_>, connection: &Connection) -> Instant {
 fn idle_limit(cx: Context<'_>, connection: &Connection) -> Duration {
     let limits = &cx.settings.snapshot.limits;
     if connection.registered { limits.registered_idle_timeout } else { limits.idle_timeout }
+}
+
+/// When an accepted connection is idle. One that waits for an answer is not (RFC 3261 18): it is looked at again later.
+fn idle_due(cx: Context<'_>, connection: &Connection) -> Instant {
+    let since = if connection.transactions > 0 { cx.now } else { connection.last_received };
+    since + idle_limit(cx, connection)
 }
 
 fn sending_due(connection: &Connection) -> Instant {
@@ -955,7 +961,7 @@ fn verdict(cx: Context<'_>, connection: &Connection) -> Option<Closed> {
                     return Some(Closed::MinimumRate);
                 }
             }
-            let idle = cx.now >= connection.last_received + idle_limit(cx, connection);
+            let idle = cx.now >= idle_due(cx, connection);
             (idle && matches!(connection.role, Role::Accepted { .. })).then_some(Closed::Idle)
         }
     }

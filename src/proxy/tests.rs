@@ -5,6 +5,7 @@ mod names;
 mod overload;
 mod pools;
 mod rules;
+mod transaction;
 
 use super::stand::*;
 use super::*;

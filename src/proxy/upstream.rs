@@ -212,16 +212,21 @@ impl Upstream {
     }
 
     /// The backend of a pool for this key: among those that have a ready link, the best priority group first; where
-    /// there is none, among those that are being dialled again. `lane` picks the lane of the backend.
+    /// there is none, among those that are being dialled again. `lane` picks the lane of the backend; those that were
+    /// `tried` are left out.
     pub fn choose(
         &self,
         settings: &Settings,
         pool: u16,
         (key, lane): (u64, u64),
+        tried: &[PeerId],
         now: Instant,
     ) -> Option<(usize, ConnId)> {
-        self.best(settings, pool, key, now, |backend| self.ready(backend, lane)).or_else(|| {
-            self.best(settings, pool, key, now, |backend| self.pick(backend, lane, Link::returning))
+        let untried = |backend: usize| !tried.contains(&settings.backends()[backend].peer);
+        let ready = |backend| self.ready(backend, lane).filter(|_| untried(backend));
+        self.best(settings, pool, key, now, ready).or_else(|| {
+            let returning = |backend| self.pick(backend, lane, Link::returning);
+            self.best(settings, pool, key, now, |it| returning(it).filter(|_| untried(it)))
         })
     }
 

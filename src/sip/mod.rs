@@ -9,6 +9,7 @@ pub mod error;
 pub mod frame;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod hop;
 pub mod message;
 pub mod name;
 pub mod patch;

@@ -75,6 +75,30 @@ names! {
         ResponseUnsent = "response_unsent",
         /// An answer of our own that found its asker gone or taking no more.
         AnswerUnsent = "answer_unsent",
+        /// The table of transactions holds all that it may.
+        TransactionsFull = "transactions_full",
+        /// A request that is under way already.
+        Retransmission = "retransmission",
+        /// The ACK of a failure ends here (RFC 3261 17.2.1).
+        AckAbsorbed = "ack_absorbed",
+        /// The client took its INVITE back, and nobody has answered that.
+        Cancelled = "cancelled",
+        /// An INVITE that nobody has answered in time: 408 (Timers B and C).
+        Unanswered = "unanswered",
+        /// Another request that nobody has answered in time: nothing may be said (Timer F, RFC 4320 4.2).
+        TimedOut = "timed_out",
+        /// The backend was lost with the request, which may not be sent twice.
+        BackendLost = "backend_lost",
+        /// A backend has answered 503 and nobody else was asked; that is its own 503 and not ours (RFC 3261 16.7).
+        BackendRefused = "backend_refused",
+        /// It belongs to no transaction that is kept, though it must (RFC 6026 8).
+        ResponseStray = "response_stray",
+        /// A backend's 503 that was not the last word.
+        ResponseUnavailable = "response_unavailable",
+        /// Its transaction has gone on without it.
+        ResponseLate = "response_late",
+        /// None but 100 to a request that is no INVITE (RFC 4320 4.1).
+        ResponseProvisional = "response_provisional",
     }
 }
 
@@ -149,6 +173,32 @@ names! {
         Sent = "sent",
         Answered = "answered",
         Refused = "refused",
+    }
+}
+
+names! {
+    /// Why a request was sent to another backend. `ringfront_retries_total{reason}`.
+    Retry {
+        /// No byte of it had left: the connect failed, or the connection ended first.
+        Unsent = "unsent",
+        /// More waits for the backend than its outbox may hold.
+        LinkFull = "link_full",
+        /// The connection was lost before any response.
+        ConnectionLost = "connection_lost",
+        /// 503.
+        Unavailable = "unavailable",
+        ResponseTimeout = "response_timeout",
+    }
+}
+
+names! {
+    /// How a transaction ended whose state was kept and that is not refused by name.
+    /// `ringfront_transactions_ended_total{end}`.
+    Ended {
+        /// A backend's final response went back.
+        Answered = "answered",
+        /// Answered here, after it had gone out.
+        Concluded = "concluded",
     }
 }
 
@@ -260,6 +310,12 @@ pub struct Counters {
     transport_refused: Vec<u64>,
     /// Our own responses, by status code less 100.
     responses_sent: Vec<u64>,
+    /// Transactions that ended, by how.
+    pub ended: [u64; Ended::ALL.len()],
+    /// Requests forwarded without state because the table was full.
+    pub stateless: u64,
+    /// Requests sent to another backend, by reason.
+    pub retries: [u64; Retry::ALL.len()],
     /// Not per message: a handshake costs a thousand times what the map does.
     pub handshakes: BTreeMap<HandshakeLabel, u64>,
     /// At most two for each connection.
@@ -283,6 +339,9 @@ impl Counters {
             faults: [0; FAULTS],
             transport_refused: vec![0; TransportRefused::ALL.len()],
             responses_sent: vec![0; 600],
+            ended: [0; Ended::ALL.len()],
+            stateless: 0,
+            retries: [0; Retry::ALL.len()],
             handshakes: BTreeMap::new(),
             alerts: BTreeMap::new(),
             reported: BTreeMap::new(),
@@ -365,6 +424,9 @@ impl Counters {
         add(&mut self.faults, &other.faults);
         add(&mut self.transport_refused, &other.transport_refused);
         add(&mut self.responses_sent, &other.responses_sent);
+        add(&mut self.ended, &other.ended);
+        self.stateless += other.stateless;
+        add(&mut self.retries, &other.retries);
         add_labelled(&mut self.handshakes, &other.handshakes);
         add_labelled(&mut self.alerts, &other.alerts);
         add_labelled(&mut self.reported, &other.reported);
@@ -382,6 +444,9 @@ impl Counters {
         self.faults.fill(0);
         self.transport_refused.fill(0);
         self.responses_sent.fill(0);
+        self.ended.fill(0);
+        self.stateless = 0;
+        self.retries.fill(0);
         self.handshakes.clear();
         self.alerts.clear();
         self.reported.clear();

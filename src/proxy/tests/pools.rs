@@ -49,7 +49,7 @@ impl Bench {
     /// What the pool chooses for a key, on one worker.
     fn chosen(&self, worker: usize, key: u64) -> Option<usize> {
         let proxy = &self.workers[worker];
-        let chosen = proxy.core.upstream.choose(&proxy.settings, 0, (key, key), self.now);
+        let chosen = proxy.core.upstream.choose(&proxy.settings, 0, (key, key), &[], self.now);
         chosen.map(|(backend, _)| backend)
     }
 
