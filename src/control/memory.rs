@@ -85,14 +85,7 @@ pub fn sums(snapshot: &Snapshot, control: &ControlSettings) -> Vec<Sum> {
         ),
         each_worker("buffers at rest", proxy::SPARE_BUFFERS as u64, proxy::SPARE_BYTES_MAX as u64),
     ];
-    if snapshot.pools.iter().any(|pool| pool.failover) {
-        sums.push(each_worker(
-            "transactions whose state is kept",
-            u64::from(limits.transactions_per_core),
-            proxy::TRANSACTION_BYTES as u64,
-        ));
-        sums.push(each_worker("requests kept with them", 1, limits::KEPT_REQUEST_BYTES_MAX as u64));
-    }
+    sums.extend(transactions(snapshot, workers));
     if speaks_tls(snapshot, &control.resolver.names) {
         let session = size_of::<Session>() as u64 + TLS_SESSION_HEAP_BYTES;
         sums.push(each_worker("TLS sessions", accepted + dialled, session));
@@ -111,6 +104,23 @@ pub fn sums(snapshot: &Snapshot, control: &ControlSettings) -> Vec<Sum> {
         sums.push(Sum { what: "messages on their way to another worker", count, each: envelope });
     }
     sums
+}
+
+/// What pools with failover may keep.
+fn transactions(snapshot: &Snapshot, workers: u64) -> Vec<Sum> {
+    if !snapshot.pools.iter().any(|pool| pool.failover) {
+        return Vec::new();
+    }
+    let transactions = u64::from(snapshot.limits.transactions_per_core);
+    let kept = limits::KEPT_REQUEST_BYTES_MAX as u64;
+    vec![
+        Sum {
+            what: "transactions whose state is kept",
+            count: workers * transactions,
+            each: proxy::TRANSACTION_BYTES as u64,
+        },
+        Sum { what: "requests kept with them", count: workers, each: kept },
+    ]
 }
 
 /// Head and body at their bounds.
