@@ -73,7 +73,7 @@ fn usual_work(message: &Message<'_>) -> usize {
         patch.plain_content_length();
         patch.pieces().map(<[u8]>::len).sum()
     } else {
-        message.read_response().expect("valid");
+        message.read_response(b"").expect("valid");
         assert_eq!(message.vias().count(), 2);
         let mut patch = Patch::new(message);
         patch.pop_top_via();

@@ -222,19 +222,37 @@ impl Outbox {
         self.raw.extend_from_slice(bytes);
     }
 
-    /// Gathers the pieces of one message behind what waits already. All or nothing.
+    /// Gathers the pieces of one message of at most `len_max` bytes behind what waits already. All or nothing.
     pub fn push<'p>(
         &mut self,
         pool: &mut ChunkPool,
         limit: usize,
-        len: usize,
+        len_max: usize,
         pieces: impl Iterator<Item = &'p [u8]>,
     ) -> Result<(), NoRoom> {
-        if self.plain_bytes + len > limit || !self.make_room(pool, len) {
+        let last = self.plain.len().saturating_sub(1);
+        if self.plain_bytes + len_max > limit || !self.make_room(pool, len_max) {
             return Err(NoRoom);
         }
-        let mut written = 0;
-        let first = self.plain.iter().position(|waiting| waiting.room() > 0).unwrap_or(0);
+        // As a rule the message fits what is left of the last chunk, or the one new chunk.
+        if let Some(Waiting { chunk, .. }) = self.plain.back_mut()
+            && room(chunk) >= len_max
+        {
+            let before = chunk.len();
+            pieces.for_each(|piece| chunk.push(piece));
+            self.plain_bytes += chunk.len() - before;
+        } else {
+            self.push_over(last, pieces);
+            // The message may have been shorter than it might have been.
+            while let Some(spare) = self.plain.pop_back_if(|waiting| waiting.chunk.is_empty()) {
+                pool.give(spare.chunk);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the chunks from `first` on, one after the other.
+    fn push_over<'p>(&mut self, first: usize, pieces: impl Iterator<Item = &'p [u8]>) {
         let mut at = first;
         for piece in pieces {
             let mut rest = piece;
@@ -245,14 +263,11 @@ impl Outbox {
                 rest = later;
                 at += usize::from(!rest.is_empty());
             }
-            written += piece.len();
+            self.plain_bytes += piece.len();
         }
-        assert!(written == len);
         for waiting in self.plain.range_mut(first + 1..(at + 1).max(first + 1)) {
             waiting.tail = waiting.chunk.len();
         }
-        self.plain_bytes += len;
-        Ok(())
     }
 
     /// Sees to it that the last chunks have room for `len` bytes together.
@@ -399,15 +414,23 @@ mod tests {
     #[test]
     fn messages_of_any_size_leave_whole_and_in_order() {
         let mut pool = ChunkPool::new(64 * LARGE_BYTES);
-        for sizes in
-            [vec![10, 20, 30], vec![3000, 3000], vec![5000; 40], vec![100, 200_000, 7, 66_000]]
+        let sizes = [
+            vec![10, 20, 30],
+            vec![3000, 3000],
+            vec![5000; 40],
+            vec![100, 200_000, 7, 66_000],
+            vec![65_000, 400, 400, 65_000, 70_000, 1],
+        ];
+        // A message may be shorter than it might have been.
+        for (sizes, slack) in
+            sizes.iter().flat_map(|sizes| [0, 300, 9000].map(|slack| (sizes, slack)))
         {
             let mut outbox = Outbox::default();
             let mut expected = Vec::new();
             for (index, size) in sizes.iter().enumerate() {
                 let message: Vec<u8> = (0..*size).map(|at| (at * 7 + index) as u8).collect();
                 let pieces = message.chunks(999);
-                outbox.push(&mut pool, 1 << 20, *size, pieces).unwrap();
+                outbox.push(&mut pool, 1 << 20, *size + slack, pieces).unwrap();
                 expected.extend_from_slice(&message);
             }
             assert_eq!(outbox.waiting(), expected.len());

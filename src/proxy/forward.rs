@@ -3,7 +3,8 @@
 //! Invariant: bytes that no rule names leave as they came, in order.
 
 use crate::config::snapshot::{Family, PathPolicy, Transport};
-use crate::sip::{Message, Method, Name, Parts, Patch, Range32, Start};
+use crate::sip::text::may_hold;
+use crate::sip::{Message, Method, Name, Parts, Patch, Range32, ResponseParts, Start};
 
 use super::connection::Source;
 use super::route::{Rewrite, Routed};
@@ -27,35 +28,34 @@ pub struct Way<'w> {
 }
 
 /// The edits of a request (RFC 3261 16.6).
-pub fn request<'m>(
+pub fn request(
     settings: &Settings,
-    message: &'m Message<'m>,
     parts: &Parts<'_>,
     source: &Source,
     routed: &Routed<'_>,
     way: &Way<'_>,
-) -> Patch<'m> {
-    let mut patch = Patch::new(message);
+    patch: &mut Patch<'_>,
+) {
+    let message = patch.message();
     let out = settings.face(way.zone, way.transport, way.family);
     patch.push_via_with(|writer| {
         writer.push(&out.via);
         writer.push(way.branch);
     });
     patch.set_received_rport(&parts.via, source.peer.ip().to_canonical(), source.peer.port());
-    hops(message, parts, &mut patch);
-    rewrite(message, routed, &mut patch);
+    hops(message, parts, patch);
+    rewrite(message, routed, patch);
     let method = message.method();
     if method == Method::Register {
-        path(settings, message, source, out, &mut patch);
+        path(settings, message, source, out, patch);
     } else if method.dialog_forming() && parts.to.tag().is_none() {
-        record_route(settings, message, source, out, way, &mut patch);
+        record_route(settings, message, source, out, way, patch);
     }
     let strip = settings.strip(source.zone);
     if !strip.is_empty() {
         patch.remove_headers(strip);
     }
     patch.plain_content_length();
-    patch
 }
 
 fn hops(message: &Message<'_>, parts: &Parts<'_>, patch: &mut Patch<'_>) {
@@ -177,27 +177,17 @@ fn record_route(
 }
 
 /// The edits of a response (RFC 3261 16.7): our Via off; what the neighbour asked for keepalives answered.
-pub fn response<'m>(settings: &Settings, message: &'m Message<'m>, parts: &Parts<'_>) -> Patch<'m> {
-    let mut patch = Patch::new(message);
+pub fn response(settings: &Settings, parts: &ResponseParts<'_>, patch: &mut Patch<'_>) {
     patch.pop_top_via();
-    keep(message, parts, settings.keepalive(), &mut patch);
+    keep(patch.message(), parts, settings.keepalive(), patch);
     patch.plain_content_length();
-    patch
-}
-
-/// Whether a Via value has the parameter, without parsing it: `keep` in any case behind a semicolon.
-fn says_keep(via: &[u8]) -> bool {
-    memchr::memchr_iter(b';', via).any(|at| {
-        let name = via[at + 1..].trim_ascii_start();
-        name.len() >= 4 && name[..4].eq_ignore_ascii_case(b"keep")
-    })
 }
 
 /// RFC 6223 4.4: a neighbour that sent a bare `keep` gets a value, in the responses that may carry one; values that
 /// others put into lower Vias are taken away. Flow-Timer (RFC 5626 5.4) says the same time.
-fn keep(message: &Message<'_>, parts: &Parts<'_>, seconds: &[u8], patch: &mut Patch<'_>) {
+fn keep(message: &Message<'_>, parts: &ResponseParts<'_>, seconds: &[u8], patch: &mut Patch<'_>) {
     let method = Method::from_bytes(parts.cseq.method);
-    let asked = message.values(Name::Via).skip(1).any(|value| says_keep(value.bytes));
+    let asked = message.below_top_via(parts.via_end).any(|text| may_hold(text, b"keep", 0x20));
     if !asked && method != Method::Register {
         return;
     }

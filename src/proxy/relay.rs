@@ -4,14 +4,14 @@
 
 use std::fmt::Write;
 
-use memchr::memmem;
 use smallvec::SmallVec;
 
 use crate::base::machine::ConnId;
 use crate::config::snapshot::Transport;
+use crate::sip::text::may_hold;
 use crate::sip::{
-    Fault, FrameState, Framed, Message, Method, Name, Parts, Range32, RequestParts, Scheme, Start,
-    Via, frame, reply,
+    Fault, FrameState, Framed, Message, Method, Name, Patch, RequestParts, ResponseParts, Scheme,
+    Start, Via, frame, reply,
 };
 use crate::telemetry::counter::{Outcome, Refused, TransportRefused};
 use crate::telemetry::latency::Stage;
@@ -248,8 +248,9 @@ impl Core {
             dialog_flow,
             dialog_backend,
         };
-        let patch = forward::request(cx.settings, message, parts, source, routed, &way);
-        if self.queue(cx, conn, patch.len(), patch.pieces()).is_err() {
+        let mut patch = Patch::new(message);
+        forward::request(cx.settings, parts, source, routed, &way, &mut patch);
+        if self.queue(cx, conn, patch.len_max(), patch.pieces()).is_err() {
             return Err(Answer::new(503, Refused::LinkFull));
         }
         self.counters.zones[usize::from(zone)].requests_forwarded += 1;
@@ -353,9 +354,11 @@ impl Core {
             reply(message, status, None, &[], &tag, None, &mut text);
             core.counters.answer(status);
             core.reread(cx, &text, |core, response| {
-                let Ok(parts) = response.read_response() else { return };
-                let patch = forward::response(cx.settings, response, &parts);
-                core.deliver_response(cx, branch.flow, Origin::Own, patch.len(), patch.pieces());
+                let Ok(parts) = response.read_response(b"") else { return };
+                let mut patch = Patch::new(response);
+                forward::response(cx.settings, &parts, &mut patch);
+                let len = patch.len_max();
+                core.deliver_response(cx, branch.flow, Origin::Own, len, patch.pieces());
             });
             text.clear();
             core.text = text;
@@ -463,7 +466,8 @@ impl Core {
 
     /// A response: checked against the peer that was asked, our Via off, back by the branch (RFC 3261 16.7).
     fn response(&mut self, cx: Context<'_>, source: &Source, message: &Message<'_>) {
-        let parts = match message.read_response() {
+        let face = cx.settings.face(source.zone, source.transport, source.family());
+        let parts = match message.read_response(&face.via) {
             Ok(parts) => parts,
             Err(fault) => {
                 self.counters.fault(fault.kind as usize);
@@ -475,8 +479,8 @@ impl Core {
                 self.stateful_response(cx, source, message, &parts, &branch, last);
             }
             Ok((branch, last)) => {
-                if message.is_only_via(&parts.via) && self.takes_probe(cx, source, message, &branch)
-                {
+                let ends_here = message.is_only_via(parts.via_end);
+                if ends_here && self.takes_probe(cx, source, message, &branch) {
                     return;
                 }
                 self.pass_back(cx, source, message, &parts, &branch, last);
@@ -491,16 +495,18 @@ impl Core {
         cx: Context<'_>,
         source: &Source,
         message: &Message<'_>,
-        parts: &Parts<'_>,
+        parts: &ResponseParts<'_>,
         branch: &Branch,
         last: bool,
     ) {
         self.note_answered(cx, source, message, parts, branch, last);
-        if message.is_only_via(&parts.via) {
+        if message.is_only_via(parts.via_end) {
             return self.counters.refuse(Refused::ResponseEndsHere);
         }
-        let patch = forward::response(cx.settings, message, parts);
-        if self.deliver_response(cx, branch.flow, Origin::Peer, patch.len(), patch.pieces()) {
+        let mut patch = Patch::new(message);
+        forward::response(cx.settings, parts, &mut patch);
+        let len = patch.len_max();
+        if self.deliver_response(cx, branch.flow, Origin::Peer, len, patch.pieces()) {
             self.turn.responses += 1;
         }
     }
@@ -511,25 +517,24 @@ impl Core {
         cx: Context<'_>,
         source: &Source,
         message: &Message<'_>,
-        parts: &Parts<'_>,
+        parts: &ResponseParts<'_>,
     ) -> Result<(Branch, bool), Refused> {
-        let (via, call_id, cseq) = (&parts.via, parts.call_id, parts.cseq.number);
-        if !cx.settings.is_own(via.host, via.port) {
+        let (call_id, cseq) = (parts.call_id, parts.cseq.number);
+        if parts.sent_by.is_some_and(|(host, port)| !cx.settings.is_own(host, port)) {
             return Err(Refused::ResponseNotOurs);
         }
-        let read = via.branch().and_then(BranchKey::read).ok_or(Refused::ResponseNotOurs)?;
-        let asked = source.backends.iter().copied().chain([PeerId::flow(source.flow)]);
-        let branch = asked
-            .into_iter()
-            .find_map(|peer| read.verify(&cx.settings.branch_key, peer, call_id, cseq))
-            .ok_or(Refused::ResponseForged)?;
+        let read = parts.branch.and_then(BranchKey::read).ok_or(Refused::ResponseNotOurs)?;
+        let verify = |peer| read.verify(&cx.settings.branch_key, peer, call_id, cseq);
+        let branch = source.backends.iter().find_map(|backend| verify(*backend));
+        let branch =
+            branch.or_else(|| verify(PeerId::flow(source.flow))).ok_or(Refused::ResponseForged)?;
         let Start::Response { status, .. } = message.start() else {
             return Err(Refused::ResponseMalformed);
         };
         if status == 100 && !branch.stateful {
             return Err(Refused::ResponseTrying);
         }
-        if goes_to_everybody(message) {
+        if goes_to_everybody(message, parts.via_end) {
             return Err(Refused::ResponseBroadcast);
         }
         Ok((branch, status >= 200))
@@ -540,7 +545,7 @@ impl Core {
         cx: Context<'_>,
         source: &Source,
         message: &Message<'_>,
-        parts: &Parts<'_>,
+        parts: &ResponseParts<'_>,
         branch: &Branch,
         last: bool,
     ) {
@@ -592,7 +597,7 @@ impl Core {
         cx: Context<'_>,
         flow: FlowId,
         origin: Origin,
-        len: usize,
+        len_max: usize,
         pieces: impl Iterator<Item = &'p [u8]>,
     ) -> bool {
         if flow.worker != self.worker && flow.worker < cx.settings.workers {
@@ -611,7 +616,7 @@ impl Core {
             return false;
         };
         let zone = usize::from(connection.zone);
-        match self.queue(cx, conn, len, pieces) {
+        match self.queue(cx, conn, len_max, pieces) {
             Ok(()) => {
                 let forwarded = u64::from(origin == Origin::Peer);
                 self.counters.zones[zone].responses_forwarded += forwarded;
@@ -668,15 +673,10 @@ pub(super) fn keys<'a>(
 }
 
 /// Whether a Via below ours would have the next element send to the broadcast address (RFC 4475 3.3.18).
-fn goes_to_everybody(message: &Message<'_>) -> bool {
+fn goes_to_everybody(message: &Message<'_>, top: u32) -> bool {
     const EVERYBODY: &[u8] = b"255.255.255.255";
-    message.values(Name::Via).skip(1).any(|value| {
-        let end = memchr::memchr(b';', value.bytes).unwrap_or(value.bytes.len());
-        let sent_by = &value.bytes[..end];
-        memchr::memchr_iter(b'2', sent_by).any(|at| sent_by[at..].starts_with(EVERYBODY))
-            && Via::parse(value.bytes, Range32::new(0, value.bytes.len() as u32))
-                .is_ok_and(|via| via.host == EVERYBODY)
-    })
+    message.below_top_via(top).any(|text| may_hold(text, b"255.", 0))
+        && message.vias().skip(1).any(|via| via.is_ok_and(|via| via.host == EVERYBODY))
 }
 
 /// The branch that we put on a request for this peer.
@@ -686,17 +686,19 @@ fn own_branch(cx: Context<'_>, message: &Message<'_>, peer: PeerId) -> Option<Br
     read.verify(&cx.settings.branch_key, peer, call_id, cseq.number)
 }
 
-/// Whether the request has been here with the same Request-URI and Route (RFC 5393 4.2.2). Only values that hold the
-/// beginning of a branch of ours are parsed.
+/// Whether the request has been here with the same Request-URI and Route (RFC 5393 4.2.2). Lower values are only parsed
+/// where the beginning of a branch of ours may stand.
 fn loops(cx: Context<'_>, message: &Message<'_>, keys: &Keys<'_>) -> bool {
-    message.values(Name::Via).any(|value| {
-        memmem::find(value.bytes, token::BEGINNING).is_some()
-            && Via::parse(value.bytes, Range32::new(0, value.bytes.len() as u32)).is_ok_and(|via| {
-                let read = via.branch().and_then(BranchKey::read);
-                read.is_some_and(|read| read.loop_part() == keys.loop_part)
-                    && cx.settings.is_own(via.host, via.port)
-            })
-    })
+    const BEGINNING: &[u8; 4] = token::BEGINNING.last_chunk().expect("it is longer");
+    let is_ours = |via: &Via<'_>| {
+        let read = via.branch().and_then(BranchKey::read);
+        read.is_some_and(|read| read.loop_part() == keys.loop_part)
+            && cx.settings.is_own(via.host, via.port)
+    };
+    let top = &keys.request.parts.via;
+    is_ours(top)
+        || message.below_top_via(top.end()).any(|text| may_hold(text, BEGINNING, 0))
+            && message.vias().skip(1).any(|via| via.is_ok_and(|via| is_ours(&via)))
 }
 
 /// A To tag for our own responses: the same for the same request, so that a stateless answer can be repeated

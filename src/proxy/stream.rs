@@ -561,13 +561,13 @@ impl Core {
         })
     }
 
-    /// Queues one message, piece by piece, for a connection that takes messages. A client that cannot be given more
-    /// does not read: it is closed.
+    /// Queues one message of at most `len_max` bytes, piece by piece, for a connection that takes messages. A client that
+    /// cannot be given more does not read: it is closed.
     pub(super) fn queue<'p>(
         &mut self,
         cx: Context<'_>,
         conn: ConnId,
-        len: usize,
+        len_max: usize,
         pieces: impl Iterator<Item = &'p [u8]>,
     ) -> Result<(), NoRoom> {
         let Some(connection) = self.connections.get_mut(conn) else { return Err(NoRoom) };
@@ -577,7 +577,7 @@ impl Core {
         let is_link = matches!(connection.role, Role::Link { .. });
         let factor = if is_link { limits::LINK_OUTBOX_FACTOR } else { 1 };
         let limit = cx.settings.snapshot.limits.outbox as usize * factor;
-        match connection.outbox.push(&mut self.chunks, limit, len, pieces) {
+        match connection.outbox.push(&mut self.chunks, limit, len_max, pieces) {
             Ok(()) => {
                 connection.unheard_since = connection.unheard_since.min(cx.now);
                 self.mark_dirty(conn);

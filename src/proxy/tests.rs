@@ -555,7 +555,8 @@ fn double_record_route_for_all_pairs_of_sides() {
                     dialog_backend: PeerId(7),
                 };
                 let parts = message.read_request().unwrap().parts;
-                let patch = forward::request(&settings, &message, &parts, &source, &routed, &way);
+                let mut patch = crate::sip::Patch::new(&message);
+                forward::request(&settings, &parts, &source, &routed, &way, &mut patch);
                 let sent: Vec<u8> = patch.pieces().flatten().copied().collect();
                 let sent = String::from_utf8(sent).unwrap().replace(&token, "T");
                 let expected = [

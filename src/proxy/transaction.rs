@@ -14,7 +14,7 @@ use crate::base::machine::ConnId;
 use crate::base::time::Duration;
 use crate::config::snapshot::{Pool, WhenFull};
 use crate::sip::hop::hop_by_hop;
-use crate::sip::{Message, Method, Parts, Start};
+use crate::sip::{Message, Method, Patch, ResponseParts, Start};
 use crate::telemetry::counter::{Ended, Outcome, Refused, Retry};
 
 use super::connection::Source;
@@ -211,7 +211,7 @@ impl Core {
         cx: Context<'_>,
         source: &Source,
         message: &Message<'_>,
-        parts: &Parts<'_>,
+        parts: &ResponseParts<'_>,
         branch: &Branch,
         last: bool,
     ) {
@@ -559,7 +559,8 @@ impl Core {
             dialog_backend: peer,
         };
         let parts = &keys.request.parts;
-        let patch = forward::request(cx.settings, message, parts, source, &routed, &way);
+        let mut patch = Patch::new(message);
+        forward::request(cx.settings, parts, source, &routed, &way, &mut patch);
         patch.pieces().for_each(|piece| out.extend_from_slice(piece));
     }
 }

@@ -509,6 +509,7 @@ pub fn patch(data: &[u8]) {
             patch.replace(*range, text);
         }
         assert_eq!(patch.len(), expected.len());
+        assert!(patch.len_max() >= expected.len());
         assert!(patch.pieces().all(|piece| !piece.is_empty()));
         patch.pieces().flatten().copied().collect::<Vec<u8>>()
     });

@@ -94,16 +94,23 @@ pub(super) struct Index {
     pub headers: SmallVec<[Header; INLINE_HEADERS]>,
     /// For each name the place of its first header plus one; 0: none.
     pub first: [u16; Name::COUNT],
+    /// The names that more than one header has, a bit for each.
+    pub repeated: u64,
 }
 
+const _: () = assert!(Name::COUNT <= 64);
+
 impl Index {
-    /// Fills `first`, which is empty.
+    /// Fills `first`, which is empty, and `repeated`.
     pub fn locate(&mut self) {
         let mut place = self.headers.len() as u16;
+        let mut repeated = 0;
         for header in self.headers.iter().rev() {
-            self.first[header.name as usize] = place;
+            let later = std::mem::replace(&mut self.first[header.name as usize], place);
+            repeated |= u64::from(later != 0) << header.name as u32;
             place -= 1;
         }
+        self.repeated = repeated;
     }
 
     /// Forgets all headers but the first `count`.
@@ -297,13 +304,22 @@ impl<'a> Message<'a> {
         Vias { bytes: self.bytes, headers: &self.index().headers, row, at: None }
     }
 
-    /// Whether nothing stands below the topmost Via, which is `top`.
-    pub fn is_only_via(&self, top: &Via<'_>) -> bool {
-        let mut rows = self.rows_from(Name::Via).iter().filter(|row| row.name == Name::Via);
-        let Some(row) = rows.next() else { return true };
-        let behind = Range32::new(top.end().min(row.body().end), row.body().end);
-        let alone = |row: &Header| trimmed(self.bytes, row.body()).is_empty();
-        trimmed(self.bytes, behind).is_empty() && rows.all(alone)
+    /// What stands below the topmost Via, which ends at `top`, as it is written: the rest of its line, and every line
+    /// after it.
+    pub fn below_top_via(&self, top: u32) -> impl Iterator<Item = &'a [u8]> {
+        let mut from = top;
+        let rows = self.rows_from(Name::Via).iter().filter(|row| row.name == Name::Via);
+        rows.map(move |row| {
+            let body = row.body();
+            // The first line is the one that the topmost stands in.
+            let start = std::mem::take(&mut from).clamp(body.start, body.end);
+            self.text(Range32::new(start, body.end))
+        })
+    }
+
+    /// Whether nothing stands below the topmost Via, which ends at `top`.
+    pub fn is_only_via(&self, top: u32) -> bool {
+        self.below_top_via(top).all(|text| trimmed(text, Range32::all(text)).is_empty())
     }
 
     pub(super) fn missing(&self) -> Fault {

@@ -28,5 +28,5 @@ pub use patch::Patch;
 pub use reply::{reason, reply};
 pub use text::Range32;
 pub use uri::{NameAddr, Scheme, Uri};
-pub use validate::{Parts, RequestParts};
+pub use validate::{Parts, RequestParts, ResponseParts};
 pub use via::{Rport, Via};

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::net::IpAddr;
 
+use arrayvec::ArrayVec;
 use smallvec::SmallVec;
 
 use super::message::{Header, Message};
@@ -39,24 +40,21 @@ pub struct Patch<'a> {
     message: &'a Message<'a>,
     edits: SmallVec<[Edit; INLINE_EDITS]>,
     scratch: Scratch,
+    /// Bytes of the message that stand at a second place, too.
+    own_bytes: usize,
 }
 
-/// Generated text, one after the other. Invariant: it is all in `inline[..len]`, or all in `spilled`.
-#[derive(Debug)]
+/// Generated texts, one after the other. Invariant: they are all in `inline`, or all in `spilled`.
+#[derive(Debug, Default)]
 struct Scratch {
-    inline: [u8; INLINE_BYTES],
-    len: usize,
+    inline: ArrayVec<u8, INLINE_BYTES>,
     spilled: Vec<u8>,
 }
 
 impl Scratch {
-    fn new() -> Self {
-        Scratch { inline: [0; INLINE_BYTES], len: 0, spilled: Vec::new() }
-    }
-
     #[inline]
     fn bytes(&self) -> &[u8] {
-        if self.spilled.is_empty() { &self.inline[..self.len] } else { &self.spilled }
+        if self.spilled.is_empty() { &self.inline } else { &self.spilled }
     }
 
     #[inline]
@@ -66,20 +64,15 @@ impl Scratch {
 
     #[inline]
     fn push(&mut self, bytes: &[u8]) {
-        match self.inline.get_mut(self.len..self.len + bytes.len()) {
-            Some(room) if self.spilled.is_empty() => {
-                room.copy_from_slice(bytes);
-                self.len += bytes.len();
-            }
-            _ => self.spill(bytes),
+        if !self.spilled.is_empty() || self.inline.try_extend_from_slice(bytes).is_err() {
+            self.spill(bytes);
         }
     }
 
     #[cold]
     fn spill(&mut self, bytes: &[u8]) {
-        if self.spilled.is_empty() {
-            self.spilled.extend_from_slice(&self.inline[..self.len]);
-        }
+        self.spilled.extend_from_slice(&self.inline);
+        self.inline.clear();
         self.spilled.extend_from_slice(bytes);
     }
 }
@@ -111,7 +104,7 @@ impl fmt::Write for Writer<'_> {
 
 impl<'a> Patch<'a> {
     pub fn new(message: &'a Message<'a>) -> Self {
-        Patch { message, edits: SmallVec::new(), scratch: Scratch::new() }
+        Patch { message, edits: SmallVec::new(), scratch: Scratch::default(), own_bytes: 0 }
     }
 
     pub fn message(&self) -> &'a Message<'a> {
@@ -153,6 +146,7 @@ impl<'a> Patch<'a> {
     /// Replaces `range` by another part of the message; nothing is copied.
     pub fn replace_own(&mut self, range: Range32, part: Range32) {
         assert!(part.start <= part.end && part.end as usize <= self.message.len());
+        self.own_bytes += part.len() as usize;
         self.add(range, part, true);
     }
 
@@ -180,6 +174,11 @@ impl<'a> Patch<'a> {
     /// Bytes of the edited message.
     pub fn len(&self) -> usize {
         self.pieces().map(<[u8]>::len).sum()
+    }
+
+    /// At least as many bytes as the edited message has: what is deleted is not taken off.
+    pub fn len_max(&self) -> usize {
+        self.message.len() + self.scratch.bytes().len() + self.own_bytes
     }
 
     pub fn write_into(&self, sink: &mut impl FnMut(&[u8])) {
@@ -221,6 +220,26 @@ impl<'p> Iterator for Pieces<'p> {
                 return Some(kept.of(self.bytes));
             }
         }
+    }
+
+    /// The same in one loop, for those who take all.
+    #[inline]
+    fn fold<B, F: FnMut(B, Self::Item) -> B>(self, first: B, mut each: F) -> B {
+        let mut folded = first;
+        let mut give = |folded: B, piece: &'p [u8]| {
+            if piece.is_empty() { folded } else { each(folded, piece) }
+        };
+        if let Some(text) = self.text {
+            folded = give(folded, text);
+        }
+        let mut at = self.at;
+        for edit in self.edits {
+            let kept = Range32::new(at, edit.at.max(at));
+            folded = give(folded, kept.of(self.bytes));
+            folded = give(folded, edit.text.of(if edit.own { self.bytes } else { self.scratch }));
+            at = kept.end.max(edit.until);
+        }
+        give(folded, &self.bytes[at as usize..])
     }
 }
 

@@ -12,48 +12,15 @@ const fn bit(name: Name) -> u64 {
     1 << name as u64
 }
 
-const _: () = assert!(Name::COUNT <= 64);
-
 /// Headers that are read here and may come once.
 const SINGLE: u64 =
     bit(Name::From) | bit(Name::To) | bit(Name::CallId) | bit(Name::CSeq) | bit(Name::MaxForwards);
-
-/// Headers whose parameters are read. Those before `Other` are lists, too, with a limit.
-#[derive(Clone, Copy)]
-#[repr(u8)]
-enum List {
-    /// No list, no parameters.
-    None,
-    Via,
-    Route,
-    RecordRoute,
-    Contact,
-    Other,
-}
-
-const LISTS: usize = List::Other as usize + 1;
-
-static LIST_OF: [List; Name::COUNT] = {
-    let mut lists = [List::None; Name::COUNT];
-    lists[Name::Via as usize] = List::Via;
-    lists[Name::Route as usize] = List::Route;
-    lists[Name::RecordRoute as usize] = List::RecordRoute;
-    lists[Name::Contact as usize] = List::Contact;
-    lists[Name::From as usize] = List::Other;
-    lists[Name::To as usize] = List::Other;
-    lists[Name::Path as usize] = List::Other;
-    lists
-};
 
 /// Bytes of the shortest value, comma and all: lines shorter than the limit times this hold no more values than the
 /// limit, or some that are none and cost no more than their bytes.
 const VIA_BYTES: u32 = "SIP/2.0/TCP h,".len() as u32;
 const URI_BYTES: u32 = "sip:h,".len() as u32;
 const PARAMETER_BYTES: u32 = ";p".len() as u32;
-
-/// Bytes of the shortest lines that parameters can follow.
-const VIA_LINE_BYTES: u32 = "v:SIP/2.0/TCP h\r\n".len() as u32;
-const LINE_BYTES: u32 = "m:sip:h\r\n".len() as u32;
 
 /// What a valid request says of itself, read once.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +31,20 @@ pub struct RequestParts<'a> {
     pub parts: Parts<'a>,
 }
 
-/// What a valid message says of itself, read once.
+/// What a response that can be passed on says of itself, read once.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseParts<'a> {
+    /// The topmost Via's branch.
+    pub branch: Option<&'a [u8]>,
+    /// The topmost Via's host, as written, and port; `None`: it is ours, byte for byte.
+    pub sent_by: Option<(&'a [u8], Option<u16>)>,
+    /// Where the topmost Via ends.
+    pub via_end: u32,
+    pub call_id: &'a [u8],
+    pub cseq: CSeq<'a>,
+}
+
+/// What a valid request says of itself in its headers, read once.
 #[derive(Clone, Copy, Debug)]
 pub struct Parts<'a> {
     pub via: Via<'a>,
@@ -102,21 +82,50 @@ impl<'a> Message<'a> {
 
     /// Whether a response can be passed on.
     pub fn validate_response(&self) -> Result<(), Fault> {
-        self.read_response().map(|_| ())
+        self.read_response(b"").map(|_| ())
     }
 
-    /// The parts of a response that can be passed on.
-    pub fn read_response(&self) -> Result<Parts<'a>, Fault> {
+    /// The parts of a response that can be passed on. `ours` is how our own Via values begin, all before the branch, or
+    /// empty: what we wrote ourselves need not be read. Nor are From and To, which are the user agents' own matter.
+    pub fn read_response(&self, ours: &[u8]) -> Result<ResponseParts<'a>, Fault> {
         let start = self.start_parts();
         let bad = Fault::new(FaultKind::StatusBad, start.first.start);
         if start.request || !(100..700).contains(&start.status) {
             return Err(bad);
         }
         match self.validate_version() {
-            Ok(()) => self.validate_headers(),
-            Err(fault) if fault.kind == FaultKind::VersionUnsupported => Err(fault),
-            Err(_) => Err(bad),
+            Ok(()) => {}
+            Err(fault) if fault.kind == FaultKind::VersionUnsupported => return Err(fault),
+            Err(_) => return Err(bad),
         }
+        self.validate_counts()?;
+        let first = |name| self.first(name).ok_or(self.missing());
+        let top = first(Name::Via)?;
+        let (branch, sent_by, via_end) = match self.our_branch(top, ours) {
+            Some(branch) => (Some(self.text(branch)), None, branch.end),
+            None => {
+                let via = self.read_top_via(top)?;
+                check_via(&via)?;
+                (via.branch(), Some((via.host, via.port)), via.end())
+            }
+        };
+        first(Name::From)?;
+        first(Name::To)?;
+        Ok(ResponseParts {
+            branch,
+            sent_by,
+            via_end,
+            call_id: self.read_call_id(first(Name::CallId)?)?,
+            cseq: self.read_cseq(first(Name::CSeq)?)?,
+        })
+    }
+
+    /// The branch, if the line holds one Via value that begins as `ours` and goes on with nothing but a branch.
+    fn our_branch(&self, line: &Header, ours: &[u8]) -> Option<Range32> {
+        let value = self.value_span(line);
+        let branch = self.text(value).strip_prefix(ours)?;
+        let known = !ours.is_empty() && text::is_alphanumeric(branch);
+        known.then(|| Range32::new(value.end - branch.len() as u32, value.end))
     }
 
     fn validate_request_line(&self) -> Result<Uri<'a>, Fault> {
@@ -156,7 +165,7 @@ impl<'a> Message<'a> {
         Err(Fault::new(kind, span.start))
     }
 
-    /// The headers that every message has, each once and readable.
+    /// The headers that every request has, each once and readable.
     fn validate_headers(&self) -> Result<Parts<'a>, Fault> {
         self.validate_counts()?;
         let first = |name| self.first(name).ok_or(self.missing());
@@ -177,29 +186,55 @@ impl<'a> Message<'a> {
 
     /// What must come once does, and nothing comes more often than the limits allow.
     fn validate_counts(&self) -> Result<(), Fault> {
-        let parameters = self.counts().parameters;
-        let short =
-            |shortest: u32| shortest.saturating_add(PARAMETER_BYTES.saturating_mul(parameters));
-        let (short_via, short_line) = (short(VIA_LINE_BYTES), short(LINE_BYTES));
-        let mut seen = 0;
-        let mut repeated = 0;
-        let mut bytes = [0; LISTS];
-        for header in self.headers() {
-            let bit = bit(header.name);
-            repeated |= seen & bit;
-            seen |= bit;
-            let list = LIST_OF[header.name as usize];
-            let len = header.line().len();
-            bytes[list as usize] += len;
-            let short = if matches!(list, List::Via) { short_via } else { short_line };
-            if len > short && !matches!(list, List::None) {
-                self.validate_parameters(header)?;
-            }
-        }
-        if repeated & SINGLE != 0 {
+        if self.index().repeated & SINGLE != 0 {
             return Err(self.repeated());
         }
-        self.validate_values(&bytes)
+        let counts = self.counts();
+        let routes = (counts.routes, FaultKind::RoutesMany);
+        self.validate_lines(Name::Via, VIA_BYTES, Some((counts.vias, FaultKind::ViasMany)))?;
+        self.validate_lines(Name::Route, URI_BYTES, Some(routes))?;
+        // A registrar's 200 lists every binding: only requests are bounded.
+        let contacts = (counts.contacts, FaultKind::ContactsMany);
+        self.validate_lines(Name::Contact, URI_BYTES, self.is_request().then_some(contacts))?;
+        self.validate_lines(Name::RecordRoute, URI_BYTES, Some(routes))?;
+        for name in [Name::From, Name::To, Name::Path] {
+            self.validate_lines(name, URI_BYTES, None)?;
+        }
+        Ok(())
+    }
+
+    /// The limits on values and parameters of all lines of one name, whose shortest value, comma and all, takes
+    /// `value_bytes`.
+    #[inline]
+    fn validate_lines(
+        &self,
+        name: Name,
+        value_bytes: u32,
+        values: Option<(u32, FaultKind)>,
+    ) -> Result<(), Fault> {
+        let Some(first) = self.first(name) else { return Ok(()) };
+        let mut bytes = first.line().len();
+        let mut longest = bytes;
+        if self.index().repeated & bit(name) != 0 {
+            for (_, header) in self.rows(name).skip(1) {
+                bytes += header.line().len();
+                longest = longest.max(header.line().len());
+            }
+        }
+        // The shortest line that more parameters than may be can follow.
+        let beyond = PARAMETER_BYTES.saturating_mul(self.counts().parameters);
+        if longest > value_bytes.saturating_add(beyond) {
+            self.validate_parameters(name)?;
+        }
+        match values {
+            Some((limit, kind)) if bytes > value_bytes.saturating_mul(limit) => {
+                match self.values(name).nth(limit as usize) {
+                    Some(value) => Err(Fault::new(kind, value.span.start)),
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The first header that comes a second time and must not.
@@ -212,33 +247,6 @@ impl<'a> Message<'a> {
             again
         });
         Fault::new(FaultKind::HeaderRepeated, second.map_or(0, |header| header.line().start))
-    }
-
-    /// The limits on values, given the bytes of all lines of each list.
-    fn validate_values(&self, bytes: &[u32; LISTS]) -> Result<(), Fault> {
-        let counts = self.counts();
-        let count = |list: List, name, value_bytes: u32, limit: u32, kind| {
-            if bytes[list as usize] <= value_bytes.saturating_mul(limit) {
-                return Ok(());
-            }
-            match self.values(name).nth(limit as usize) {
-                Some(value) => Err(Fault::new(kind, value.span.start)),
-                None => Ok(()),
-            }
-        };
-        count(List::Via, Name::Via, VIA_BYTES, counts.vias, FaultKind::ViasMany)?;
-        count(List::Route, Name::Route, URI_BYTES, counts.routes, FaultKind::RoutesMany)?;
-        // A registrar's 200 lists every binding: only requests are bounded.
-        if self.is_request() {
-            count(
-                List::Contact,
-                Name::Contact,
-                URI_BYTES,
-                counts.contacts,
-                FaultKind::ContactsMany,
-            )?;
-        }
-        count(List::RecordRoute, Name::RecordRoute, URI_BYTES, counts.routes, FaultKind::RoutesMany)
     }
 
     /// All values of a list of name-addrs.
@@ -265,18 +273,20 @@ impl<'a> Message<'a> {
     }
 
     #[inline(never)]
-    fn validate_parameters(&self, header: &Header) -> Result<(), Fault> {
+    fn validate_parameters(&self, name: Name) -> Result<(), Fault> {
         let limit = self.counts().parameters;
-        let all = self.value_span(header);
-        if text::count(self.text(all), b';') <= limit as usize {
-            return Ok(());
-        }
-        let mut rest = Some(all.start);
-        while let Some(start) = rest {
-            let (value, next) = text::split_comma(self.bytes(), Range32::new(start, all.end));
-            rest = next;
-            if text::count_semicolons(self.text(value)) > limit {
-                return Err(Fault::new(FaultKind::ParametersMany, value.start));
+        for (_, header) in self.rows(name) {
+            let all = self.value_span(header);
+            if text::count(self.text(all), b';') <= limit as usize {
+                continue;
+            }
+            let mut rest = Some(all.start);
+            while let Some(start) = rest {
+                let (value, next) = text::split_comma(self.bytes(), Range32::new(start, all.end));
+                rest = next;
+                if text::count_semicolons(self.text(value)) > limit {
+                    return Err(Fault::new(FaultKind::ParametersMany, value.start));
+                }
             }
         }
         Ok(())

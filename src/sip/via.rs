@@ -36,22 +36,21 @@ const SLOTS: usize = Slot::Rport as usize + 1;
 
 impl Slot {
     fn of(name: &[u8]) -> Option<Slot> {
-        const NAMES: [(Slot, &str); SLOTS] = [
-            (Slot::Alias, "alias"),
-            (Slot::Branch, "branch"),
-            (Slot::Keep, "keep"),
-            (Slot::Maddr, "maddr"),
-            (Slot::Oc, "oc"),
-            (Slot::OcAlgo, "oc-algo"),
-            (Slot::OcSeq, "oc-seq"),
-            (Slot::OcValidity, "oc-validity"),
-            (Slot::Received, "received"),
-            (Slot::Rport, "rport"),
-        ];
-        NAMES
-            .iter()
-            .find(|(_, text)| name.eq_ignore_ascii_case(text.as_bytes()))
-            .map(|(slot, _)| *slot)
+        // Length and first letter leave one that it can be.
+        let (slot, text) = match (name.len(), name.first()? | 0x20) {
+            (5, b'a') => (Slot::Alias, "alias"),
+            (6, b'b') => (Slot::Branch, "branch"),
+            (4, b'k') => (Slot::Keep, "keep"),
+            (5, b'm') => (Slot::Maddr, "maddr"),
+            (2, b'o') => (Slot::Oc, "oc"),
+            (7, b'o') => (Slot::OcAlgo, "oc-algo"),
+            (6, b'o') => (Slot::OcSeq, "oc-seq"),
+            (11, b'o') => (Slot::OcValidity, "oc-validity"),
+            (8, b'r') => (Slot::Received, "received"),
+            (5, b'r') => (Slot::Rport, "rport"),
+            _ => return None,
+        };
+        name.eq_ignore_ascii_case(text.as_bytes()).then_some(slot)
     }
 }
 
