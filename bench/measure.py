@@ -3,7 +3,7 @@ figures that are medians of rounds taken in turn, each with its spread.
 
 Owns every process that it starts, by its id. Judges nothing.
 """
-import http.client, json, os, platform, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+import json, os, platform, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), ".."))
 BENCH = os.path.join(ROOT, "bench")
@@ -141,7 +141,7 @@ class Server:
         return Process(self.name, command, SERVER_CORE, work, self.address(self.values.get("FIRST", "tls")), cwd=work)
 
 
-KAMAILIO = ["kamailio", "-f", "{work}/{name}-kamailio.cfg", "-DD", "-E", "-m", "1024", "-M", "64", "-x", "fm", "-X", "fm",
+KAMAILIO = ["kamailio", "-f", "{work}/{name}-kamailio.cfg", "-DD", "-E", "-m", "4096", "-M", "64", "-x", "fm", "-X", "fm",
             "-Y", "{work}", "-P", "{work}/{name}.pid"]
 
 
@@ -196,20 +196,28 @@ def load(target, *words, seconds=2.0, warmup=0.7, server=None, patience=90, chec
     return report
 
 
-class Admin(http.client.HTTPConnection):
-    """The admin interface of a ringfront, over its UNIX socket."""
+def cost(server, process, transport, words, seconds):
+    """Processor time of the server for each operation; `None` when nothing was completed."""
+    report = load(f"{transport}:{server.address(transport)}", *words, seconds=seconds, server=process)
+    found = report["server"]
+    if not found:
+        return stalled(server.name, report)
+    return {"value": found["cpu_microseconds_per_operation"], "busy": found["cores"], "rate": report["rate"],
+            "errors": report["errors"], "bound": report["generator"]["bound"], **report["handshakes"]}
 
-    def __init__(self, path):
-        super().__init__("localhost")
-        self.path = path
 
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.connect(self.path)
+def latency(name, target, words, seconds):
+    """Microseconds from the intended start (open loop); `None` when nothing was completed."""
+    report = load(target, *words, seconds=seconds)
+    found = report["latency_nanoseconds"].get("operation")
+    if not found:
+        return stalled(name, report)
+    return {"p50": found["p50"] / 1e3, "p99": found["p99"] / 1e3, "rate": report["rate"], "errors": report["errors"],
+            "bound": bool(report["generator"] and report["generator"]["bound"])}
 
-    def ask(self, path):
-        self.request("GET", path)
-        return json.loads(self.getresponse().read())
+
+def stalled(name, report):
+    print(f"{name} completed nothing: {report['errors']} errors {report['faults']}", file=sys.stderr)
 
 
 def spread(values):
@@ -252,3 +260,100 @@ def write(path, content):
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "w") as file:
         file.write(content)
+
+
+def in_turn(servers, rounds, one):
+    """`one` of each server, round by round; what gives None is left out."""
+    found = {server.name: [] for server in servers}
+    for _ in range(rounds):
+        for server in servers:
+            value = one(server)
+            if value is not None:
+                found[server.name].append(value)
+    return {name: values for name, values in found.items() if values}
+
+
+def finish(ident, title, unit, found, own="ringfront"):
+    """A row of a report: for each server its samples, and how `own` stands to it."""
+    row = {"id": ident, "title": title, "unit": unit, "own": own, "servers": {}, "ratios": {}}
+    for name, samples in found.items():
+        values = [sample["value"] for sample in samples]
+        row["servers"][name] = {**spread(values), "values": values, "samples": samples}
+        if name != own and own in found and all(values):
+            row["ratios"][name] = ratios([sample["value"] for sample in found[own]], values)
+    print(f"  {title}: " + ", ".join(f"{name} {one['median']:.2f}" for name, one in row["servers"].items()),
+          file=sys.stderr)
+    return row
+
+
+def put(report, prefix, title):
+    lines, marks = table(report)
+    print("\n".join(lines))
+    if not prefix:
+        return
+    write(f"{prefix}.txt", "\n".join(lines) + "\n")
+    write(f"{prefix}.md", "\n".join(marks) + "\n")
+    write(f"{prefix}.json", json.dumps(report, indent=1) + "\n")
+    draw(chart(report, title), f"{prefix}.svg")
+
+
+def table(report):
+    names = list(dict.fromkeys(name for row in report["rows"] for name in row["servers"]))
+    own = report["rows"][0]["own"] if report["rows"] else ""
+    others = [name for name in names if name != own]
+    lines = [f"{name}: {value}" for name, value in report["heading"].items()]
+    lines += ["", "Server on core 0, generator and backend on core 1, loopback. Median of the rounds (least..most)."]
+    marks = [f"{name}: {value}  " for name, value in report["heading"].items()]
+    marks += ["", "| | unit | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
+    for row in report["rows"]:
+        lines += ["", f"{row['title']}, {row['unit']}"]
+        for name in names:
+            if name in row["servers"]:
+                one = row["servers"][name]
+                ratio = row["ratios"].get(name)
+                against = f"{own} is {shown(ratio)} of it" if ratio else ""
+                lines.append(f"  {name:12}{shown(one):>28}  {', '.join(remarks(one['samples'])):48}{against}".rstrip())
+        cells = [shown(row["servers"][name]) if name in row["servers"] else "" for name in names]
+        marks.append(f"| {row['title']} | {row['unit']} | " + " | ".join(cells) + " |")
+    marks += ["", f"{own} to each, round by round:", "", "| | " + " | ".join(others) + " |",
+              "|---|" + "---|" * len(others)]
+    for row in report["rows"]:
+        cells = [shown(row["ratios"][name]) if name in row["ratios"] else "" for name in others]
+        marks.append(f"| {row['title']} | " + " | ".join(cells) + " |")
+    return lines, marks
+
+
+def remarks(samples):
+    """What else is known of the samples behind a figure."""
+    def median(key):
+        return statistics.median(sample[key] for sample in samples)
+    said = []
+    if "rate" in samples[0]:
+        said.append(f"{median('rate'):,.0f}/s")
+    if "busy" in samples[0]:
+        said.append(f"{median('busy'):.2f} of a core")
+    if any(sample.get("bound") for sample in samples):
+        said.append("generator-bound")
+    errors = sum(sample.get("errors", 0) for sample in samples)
+    return said + [f"{errors} errors"] * (errors > 0)
+
+
+def shown(one):
+    """As many digits as the value bears."""
+    def digits(value):
+        return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
+    if one["least"] == one["most"]:
+        return digits(one["median"])
+    return f"{digits(one['median'])} ({digits(one['least'])}..{digits(one['most'])})"
+
+
+def chart(report, title):
+    """One panel for each row: a bar for each server."""
+    panels = []
+    for row in report["rows"]:
+        names = list(row["servers"])
+        points = [[row["servers"][name][key] for key in ("median", "least", "most")] for name in names]
+        panels.append({"title": row["title"], "unit": row["unit"], "bars": names, "values": points})
+    heading = report["heading"]
+    return {"title": title,
+            "note": f"{heading['host']}; {heading['date']}, commit {heading['commit']}", "panels": panels}

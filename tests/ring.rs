@@ -9,56 +9,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use echo::{Bench, PATIENCE, Sizes, Told, Wish, dial, is_reset, pattern};
+use echo::{
+    Bench, PATIENCE, Sizes, Told, Wish, assert_clean, closed, conn_of, dial, echoed, is_reset,
+    pattern, wait_until_stuck,
+};
 use ringfront::base::machine::{CloseCause, ConnId};
 use ringfront::sys::clock::monotonic;
 use ringfront::sys::uring::PeerNames;
 use ringfront::worker::{Command, WorkerEvent};
-
-fn echoed(stream: &mut TcpStream, bytes: &[u8]) {
-    let mut back = vec![0; bytes.len()];
-    let mut writer = stream.try_clone().unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(move || writer.write_all(bytes).unwrap());
-        stream.read_exact(&mut back).unwrap();
-    });
-    assert!(back == bytes, "{} bytes came back changed", bytes.len());
-}
-
-fn conn_of(told: &[Told]) -> ConnId {
-    let arrived = told.iter().find_map(|told| match told {
-        Told::Arrived { conn, .. } | Told::Connected { conn } => Some(*conn),
-        _ => None,
-    });
-    arrived.expect("a connection was told of")
-}
-
-fn closed(told: &[Told]) -> Vec<CloseCause> {
-    told.iter()
-        .filter_map(|told| match told {
-            Told::Closed { cause, .. } => Some(*cause),
-            _ => None,
-        })
-        .collect()
-}
-
-/// Every chunk is home, no life was mistaken for another, nothing overflowed.
-fn assert_clean(bench: &Bench) {
-    let report = bench.report_when(0, |report| report.machine.bytes_out == 0);
-    assert_eq!(report.turn.stale_completions, 0);
-    assert_eq!(report.ring.overflows, 0);
-}
-
-/// Waits until a send is under way and nothing goes on any more.
-fn wait_until_stuck(bench: &Bench) {
-    let mut sends = 0;
-    bench.report_when(0, |report| {
-        let stuck = report.machine.bytes_out > 0 && report.turn.sends == sends;
-        sends = report.turn.sends;
-        std::thread::sleep(Duration::from_millis(50));
-        stuck
-    });
-}
 
 #[test]
 fn a_connection_is_told_of_with_its_peer_on_both_families() {

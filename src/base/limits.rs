@@ -76,6 +76,9 @@ pub const BODY_BYTES_CEILING: u32 = 1024 * 1024;
 /// What our own edits can add to a message: Via, two Record-Routes, Path, Max-Forwards, Max-Breadth, Content-Length.
 pub const EDIT_BYTES_MAX: u32 = 2048;
 
+/// Zero-copy sends have at least so many bytes: below, pinning pages and a second completion cost more than a copy.
+pub const ZERO_COPY_BYTES_MIN: u32 = 16 * 1024;
+
 /// Workers: the mailbox table is the square of it, and tokens have one byte for a worker.
 pub const WORKERS_MAX: u16 = 255;
 

@@ -117,6 +117,9 @@ pub struct RingCounts {
     pub completions: u64,
     /// Completion queue overflows seen.
     pub overflows: u64,
+    /// Sends that left from our memory, and those of them that the kernel copied after all.
+    pub zero_copy_sends: u64,
+    pub zero_copy_copied: u64,
     /// Bytes of send chunks and receive buffers given up with a dead ring.
     pub leaked_bytes: u64,
 }

@@ -84,9 +84,12 @@ pub struct Node {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Engine {
-    /// How completions are run.
+    /// How submissions and completions are run.
     pub mode: Written<Mode>,
-    pub zero_copy_send: Written<OnlyOff>,
+    /// Cores of the kernel's threads of mode "sqpoll", one for each worker; absent: each on its worker's core.
+    pub sqpoll_cores: Written<Many<u32>>,
+    /// Whether large sends go to the network from our own memory, where the kernel can.
+    pub zero_copy_send: Written<OffAuto>,
     pub zero_copy_receive: Written<OnlyOff>,
     pub ktls: Written<OnlyOff>,
 }
@@ -95,6 +98,16 @@ pub struct Engine {
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     Deferred,
+    Sqpoll,
+    BusyPoll,
+}
+
+/// An ability that is used where the kernel has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OffAuto {
+    Off,
+    Auto,
 }
 
 /// An ability that this version does not have.

@@ -9,7 +9,10 @@ use std::time::Duration;
 use super::check::{Check, or, period};
 use super::file;
 use super::read::{At, Many, Written};
-use super::snapshot::{AdminListen, ControlSettings, LogLevel, LogSettings, ResolverSettings};
+use super::snapshot::{
+    AdminListen, ControlSettings, EngineMode, EngineSettings, LogLevel, LogSettings,
+    ResolverSettings,
+};
 use super::value::{AdminAddress, FilePath, Or, Target};
 use crate::base::limits::WORKERS_MAX;
 
@@ -24,7 +27,7 @@ const TOKEN_BYTES_MIN: usize = 16;
 impl Check<'_> {
     pub(super) fn control(
         &mut self,
-        (node, node_at): (&file::Node, &At),
+        (node, node_at, engine): (&file::Node, &At, &file::Engine),
         (admin, admin_at): (file::Admin, At),
         latency: file::Latency,
         log: file::Log,
@@ -49,6 +52,7 @@ impl Check<'_> {
         ControlSettings {
             watch: or(&node.watch, true),
             housekeeping_core: self.housekeeping_core(node, &cores),
+            engine: self.engine(engine, &cores),
             cores,
             secret_file: self.secret_file(node, &state_dir),
             state_dir,
@@ -158,6 +162,49 @@ impl Check<'_> {
             );
         }
         Some(core)
+    }
+
+    fn engine(&mut self, engine: &file::Engine, workers: &[usize]) -> EngineSettings {
+        let mode = match or(&engine.mode, file::Mode::Deferred) {
+            file::Mode::Deferred => EngineMode::Deferred,
+            file::Mode::Sqpoll => EngineMode::Sqpoll,
+            file::Mode::BusyPoll => EngineMode::BusyPoll,
+        };
+        let zero_copy_send = or(&engine.zero_copy_send, file::OffAuto::Off) == file::OffAuto::Auto;
+        EngineSettings {
+            mode,
+            sqpoll_cores: self.sqpoll_cores(engine, mode, workers),
+            zero_copy_send,
+        }
+    }
+
+    fn sqpoll_cores(
+        &mut self,
+        engine: &file::Engine,
+        mode: EngineMode,
+        workers: &[usize],
+    ) -> Vec<usize> {
+        let Some((Many(list), at)) = engine.sqpoll_cores.good() else { return Vec::new() };
+        if mode != EngineMode::Sqpoll {
+            let why = "only mode \"sqpoll\" has threads to place";
+            self.fault(at, why, "write mode = \"sqpoll\", or take it out");
+        }
+        if list.len() != workers.len() {
+            let why = format!("{} cores for {} workers", list.len(), workers.len());
+            self.fault(at, why, "one core for each worker, in the order of node.cores");
+        }
+        let mut cores = Vec::new();
+        for (core, at) in list.iter().filter_map(Written::good) {
+            let core = *core as usize;
+            if workers.contains(&core) {
+                let why = format!("core {core} has a worker: its thread and the kernel's share it");
+                self.note(at, why, "give each a core of its own, or use mode \"deferred\"");
+            }
+            if self.core_exists(core, at) {
+                cores.push(core);
+            }
+        }
+        cores
     }
 
     fn admin(&mut self, admin: &file::Admin, table: &At, state_dir: &Path) -> AdminListen {

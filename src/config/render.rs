@@ -79,8 +79,12 @@ fn node(page: &mut Page, snapshot: &Snapshot, control: &ControlSettings) {
     page.path("secret_file", &control.secret_file);
     page.bare("watch", control.watch);
     page.table("[engine]");
-    page.text("mode", "deferred");
-    for key in ["zero_copy_send", "zero_copy_receive", "ktls"] {
+    page.text("mode", control.engine.mode.name());
+    if !control.engine.sqpoll_cores.is_empty() {
+        page.bare("sqpoll_cores", format_args!("{:?}", control.engine.sqpoll_cores));
+    }
+    page.text("zero_copy_send", if control.engine.zero_copy_send { "auto" } else { "off" });
+    for key in ["zero_copy_receive", "ktls"] {
         page.text(key, "off");
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn settle(
     let embedded_backend = backends.any(|backend| backend.address == EMBEDDED_BACKEND);
     let binds: Vec<SocketAddr> = listeners.iter().map(|listener| listener.bind).collect();
     let control = check.control(
-        (&node, &node_at),
+        (&node, &node_at, &file.engine.table("engine").0),
         file.admin.table("admin"),
         file.latency.table("latency").0,
         file.log.table("log").0,

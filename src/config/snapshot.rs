@@ -613,6 +613,7 @@ pub struct ControlSettings {
     /// Core ids of the workers; never empty.
     pub cores: Vec<usize>,
     pub housekeeping_core: Option<usize>,
+    pub engine: EngineSettings,
     /// Whether a change of the files is a reload.
     pub watch: bool,
     pub secret_file: PathBuf,
@@ -624,6 +625,37 @@ pub struct ControlSettings {
     pub resolver: ResolverSettings,
     /// Whether the embedded backend runs beside the proxy (only in the embedded default).
     pub embedded_backend: Option<SocketAddr>,
+}
+
+/// How the workers' rings are run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineSettings {
+    pub mode: EngineMode,
+    /// Core of the kernel's submitting thread, by worker; empty: the worker's own.
+    pub sqpoll_cores: Vec<usize>,
+    pub zero_copy_send: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineMode {
+    /// Completions run when a worker asks for them.
+    #[default]
+    Deferred,
+    /// A thread of the kernel takes submissions without being called.
+    Sqpoll,
+    /// A worker that waits looks into the network card's queues itself.
+    BusyPoll,
+}
+
+impl EngineMode {
+    /// The name in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            EngineMode::Deferred => "deferred",
+            EngineMode::Sqpoll => "sqpoll",
+            EngineMode::BusyPoll => "busy-poll",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

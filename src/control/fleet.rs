@@ -8,11 +8,12 @@ use tokio::sync::mpsc;
 use super::fault;
 use super::secret;
 use crate::base::limits;
+use crate::config::snapshot::{EngineMode, EngineSettings};
 use crate::peer::registrar::{self, Registrar};
 use crate::proxy::settings::Settings;
 use crate::proxy::{Envelope, Proxy};
 use crate::sys::socket::Listener;
-use crate::sys::uring::{KernelRing, RingPlan};
+use crate::sys::uring::{KernelRing, Mode, RingPlan};
 use crate::sys::wake::RingDirectory;
 use crate::sys::{StartUpFault, affinity};
 use crate::worker::mailbox::{Mailboxes, mailboxes};
@@ -38,6 +39,7 @@ pub type Events = mpsc::Sender<(Who, WorkerEvent)>;
 /// Starts one proxy worker on each of `cores`. Listeners: for each bound address those of all workers.
 pub fn start(
     cores: &[usize],
+    engine: &EngineSettings,
     settings: &Arc<Settings>,
     listeners: Vec<Vec<Listener>>,
     events: &Events,
@@ -60,6 +62,8 @@ pub fn start(
             std::mem::take(&mut by_worker[index]),
             &directory,
         )?;
+        let ring =
+            RingPlan { mode: mode(engine, index), zero_copy_from: zero_copy_from(engine), ..ring };
         let turn = TurnPlan {
             listeners: ring.listeners.len() as u32,
             accepted,
@@ -76,6 +80,20 @@ pub fn start(
         handles.push(spawn(names, ring, turn, mailboxes, build, listen)?);
     }
     Ok(handles)
+}
+
+fn mode(engine: &EngineSettings, worker: usize) -> Mode {
+    match engine.mode {
+        EngineMode::Deferred => Mode::Deferred,
+        EngineMode::BusyPoll => Mode::BusyPoll,
+        EngineMode::Sqpoll => Mode::PolledSubmission {
+            core: engine.sqpoll_cores.get(worker).map(|core| *core as u32),
+        },
+    }
+}
+
+fn zero_copy_from(engine: &EngineSettings) -> Option<u32> {
+    engine.zero_copy_send.then_some(limits::ZERO_COPY_BYTES_MIN)
 }
 
 /// Starts the embedded backend on a worker of its own, which the scheduler places.

@@ -113,6 +113,7 @@ fn needs_restart(
         ("node.name", old.node != new.node),
         ("node.cores", a.cores != b.cores),
         ("node.housekeeping_core", a.housekeeping_core != b.housekeeping_core),
+        ("engine", a.engine != b.engine),
         ("node.state_dir", a.state_dir != b.state_dir),
         ("listener: bind, transport or zone", sockets(old) != sockets(new)),
         // Connections know their zone by its number.

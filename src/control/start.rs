@@ -116,7 +116,12 @@ pub async fn start(
         Some(listener) => Some(fleet::start_backend(listener, events)?),
         None => None,
     };
-    let workers = fleet::start(&control.cores, &settings, listeners, events)?;
+    let mut engine = control.engine.clone();
+    if engine.zero_copy_send && !probe::run()?.has(probe::ZERO_COPY_SEND) {
+        tracing::warn!("this kernel has no zero-copy send (Linux 6.0): sends are copied");
+        engine.zero_copy_send = false;
+    }
+    let workers = fleet::start(&control.cores, &engine, &settings, listeners, events)?;
     serve(doors, questions);
     Ok(Running { configured, resolver, settings, keys, made, workers, backend, admin_socket, lock })
 }

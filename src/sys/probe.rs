@@ -15,7 +15,7 @@ use super::StartUpFault;
 use super::address::RawAddress;
 use super::buffers::ReceiveBuffers;
 use super::process::{self, ResourceLimit};
-use super::queues::Queues;
+use super::queues::{Mode, Queues};
 use crate::base::ring::RingCounts;
 use crate::base::time::Duration;
 
@@ -25,6 +25,8 @@ const FLOOR: &str = "6.8";
 /// Steps of building a ring whose failures are explained in detail.
 pub(super) const SETUP: &str = "create an io_uring";
 pub(super) const FILES: &str = "make a ring's descriptor table";
+pub(super) const POLLED: &str = "create an io_uring whose submissions a kernel thread takes";
+pub(super) const BUSY_POLL: &str = "let a ring poll the network cards";
 
 /// One thing that a kernel may be able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +74,7 @@ impl ProbeReport {
 pub fn run() -> Result<ProbeReport, StartUpFault> {
     let place = "start-up probe";
     let fault = |error: io::Error| explain(SETUP, place, &error);
-    let mut queues = Queues::new(32, 64).map_err(fault)?;
+    let mut queues = Queues::new(32, 64, Mode::Deferred).map_err(fault)?;
     let abilities = try_everything(&mut queues);
     let limits = process::descriptor_limit().and_then(|descriptors| {
         let memory_lock = process::memory_lock_limit()?;
@@ -85,6 +87,8 @@ pub fn run() -> Result<ProbeReport, StartUpFault> {
 
 /// An operation, its name, the kernel that brought it, and whether we can do without.
 type Operation = (u8, &'static str, &'static str, bool);
+
+pub const ZERO_COPY_SEND: &str = "zero-copy send";
 
 const OPERATIONS: [Operation; 14] = [
     (opcode::PollAdd::CODE, "poll", "5.1", true),
@@ -99,7 +103,7 @@ const OPERATIONS: [Operation; 14] = [
     (opcode::Socket::CODE, "socket", "5.19", true),
     (opcode::SetSockOpt::CODE, "command", "5.19", true),
     (opcode::FixedFdInstall::CODE, "install of a direct descriptor", "6.8", true),
-    (opcode::SendZc::CODE, "zero-copy send", "6.0", false),
+    (opcode::SendZc::CODE, ZERO_COPY_SEND, "6.0", false),
     (opcode::RecvZc::CODE, "zero-copy receive", "6.15", false),
 ];
 
@@ -228,6 +232,14 @@ fn diagnose(step: &str, errno: i32, host: &Host) -> (String, String) {
         libc::EINVAL if step == SETUP => {
             (format!("Linux {kernel} lacks DEFER_TASKRUN or NO_SQARRAY"), newer)
         }
+        libc::EINVAL | libc::EOPNOTSUPP if step == BUSY_POLL => (
+            format!("Linux {kernel} has no NAPI for rings (6.9, CONFIG_NET_RX_BUSY_POLL)"),
+            DEFERRED_CURE.to_owned(),
+        ),
+        libc::EINVAL if step == POLLED => (
+            format!("Linux {kernel} cannot, or has no such core for the thread"),
+            DEFERRED_CURE.to_owned(),
+        ),
         libc::EINVAL | libc::EOPNOTSUPP => (format!("Linux {kernel} cannot do this"), newer),
         libc::EMFILE if step == FILES => (
             format!("RLIMIT_NOFILE is {}, less than the table", host.descriptors),
@@ -246,6 +258,9 @@ fn diagnose(step: &str, errno: i32, host: &Host) -> (String, String) {
     };
     (cause, cure)
 }
+
+const DEFERRED_CURE: &str =
+    "write engine.mode = \"deferred\", which is what wins on ordinary hosts";
 
 const FILTER_CURE: &str = "allow io_uring_setup, io_uring_enter and io_uring_register in the \
                            seccomp profile (docker: --security-opt seccomp=FILE, systemd: \
@@ -326,6 +341,9 @@ mod tests {
             (SETUP, libc::ENOSYS, host.clone(), "6.1.0 has no io_uring", "CONFIG_IO_URING"),
             (SETUP, libc::EINVAL, host.clone(), "DEFER_TASKRUN", "6.8"),
             (SETUP, libc::ENOMEM, host.clone(), "RLIMIT_MEMLOCK", "LimitMEMLOCK"),
+            (BUSY_POLL, libc::EINVAL, host.clone(), "no NAPI for rings", "deferred"),
+            (POLLED, libc::EINVAL, host.clone(), "no such core", "deferred"),
+            (POLLED, libc::EPERM, disabled("2"), "kernel.io_uring_disabled is 2", "sysctl"),
             (FILES, libc::EMFILE, host.clone(), "is 1024, less", "connections_per_core"),
             (SETUP, libc::EMFILE, host, "fs.file-max", "LimitNOFILE"),
         ];

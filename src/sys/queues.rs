@@ -7,11 +7,30 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
 
 use io_uring::squeue::Entry;
-use io_uring::types::{SubmitArgs, Timespec};
+use io_uring::types::{Napi, SubmitArgs, Timespec};
 use io_uring::{CompletionQueue, EnterFlags, IoUring, SubmissionQueue, Submitter};
 
 use crate::base::ring::RingCounts;
 use crate::base::time::Duration;
+
+/// How submissions reach the kernel, and how completions are waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// We enter the kernel; completions run when we ask for them (DEFER_TASKRUN).
+    #[default]
+    Deferred,
+    /// A thread of the kernel takes submissions, on this core or on that of the ring's thread (SQPOLL). It sleeps after
+    /// `POLL_IDLE` without any.
+    PolledSubmission { core: Option<u32> },
+    /// As `Deferred`; who waits first looks into the queues of the network cards for a while (NAPI busy polling).
+    BusyPoll,
+}
+
+/// The kernel's thread spins so long for nothing before it sleeps: longer than a pause between bursts, shorter than an
+/// operator would take for a hang.
+const POLL_IDLE: Duration = Duration::from_millis(20);
+/// A wait looks into the network cards' queues for so long (tuning.md names 20 to 50 us).
+const BUSY_POLL_MICROSECONDS: u32 = 50;
 
 /// The memory that the ring and its queues share; freed last.
 struct RingOwner {
@@ -35,22 +54,32 @@ pub(super) struct Queues {
     pub completion: CompletionQueue<'static>,
     pub descriptor: RawFd,
     pub no_iowait: bool,
+    /// A thread of the kernel takes what is queued.
+    polled: bool,
     _owner: RingOwner,
 }
 
 impl Queues {
-    pub fn new(submissions: u32, completions: u32) -> io::Result<Queues> {
-        let ring = IoUring::builder()
+    pub fn new(submissions: u32, completions: u32, mode: Mode) -> io::Result<Queues> {
+        let mut builder = IoUring::builder();
+        builder
             .setup_single_issuer()
-            .setup_defer_taskrun()
-            // Without it a wait that must not sleep would never see a completion.
-            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_no_sqarray()
             .setup_clamp()
             .setup_cqsize(completions)
-            .dontfork()
-            .build(submissions)?;
+            .dontfork();
+        match mode {
+            Mode::Deferred | Mode::BusyPoll => {
+                // Without the flag a wait that must not sleep would never see a completion.
+                builder.setup_defer_taskrun().setup_taskrun_flag();
+            }
+            Mode::PolledSubmission { core } => {
+                builder.setup_sqpoll(POLL_IDLE.as_millis() as u32);
+                core.map(|core| builder.setup_sqpoll_cpu(core));
+            }
+        }
+        let ring = builder.build(submissions)?;
         let descriptor = ring.as_raw_fd();
         let no_iowait = ring.params().is_feature_no_iowait();
         let owner = RingOwner { ring: NonNull::from(Box::leak(Box::new(ring))) };
@@ -59,7 +88,23 @@ impl Queues {
         // WHO: `owner`, which is dropped after the three borrowers.
         // TEST: tests/ring.rs, every test
         let (submitter, submission, completion) = unsafe { ring.as_mut() }.split();
-        Ok(Queues { submitter, submission, completion, descriptor, no_iowait, _owner: owner })
+        let polled = matches!(mode, Mode::PolledSubmission { .. });
+        Ok(Queues {
+            submitter,
+            submission,
+            completion,
+            descriptor,
+            no_iowait,
+            polled,
+            _owner: owner,
+        })
+    }
+
+    /// Makes waits look into the queues of the network cards first.
+    pub fn register_busy_poll(&self) -> io::Result<()> {
+        let mut napi =
+            Napi::new().set_busy_poll_timeout(BUSY_POLL_MICROSECONDS).set_prefer_busy_poll(true);
+        self.submitter.register_napi(&mut napi)
     }
 
     /// Keeps automatic slots (accept) out of those that we choose (dial).
@@ -89,7 +134,12 @@ impl Queues {
         }
         self.submission.sync();
         counts.system_calls += 1;
-        if let Err(error) = self.submitter.submit() {
+        // A thread of the kernel that is at it needs no call but time.
+        let made = match self.polled && !self.submission.need_wakeup() {
+            true => self.submitter.squeue_wait(),
+            false => self.submitter.submit(),
+        };
+        if let Err(error) = made {
             assert_passing(&error);
         }
         self.submission.sync();
@@ -113,6 +163,9 @@ impl Queues {
         let overflown = self.submission.cq_overflow();
         counts.overflows += u64::from(overflown);
         let wait = nap.is_some() && self.completion.is_empty() && !overflown;
+        if self.polled && !wait && !overflown && !self.submission.need_wakeup() {
+            return;
+        }
         if !wait && self.submission.is_empty() && !overflown && !self.submission.taskrun() {
             return;
         }

@@ -20,6 +20,7 @@ use io_uring::{cqueue, opcode};
 
 use super::address::RawAddress;
 use super::buffers::ReceiveBuffers;
+pub use super::queues::Mode;
 use super::queues::Queues;
 use super::socket::Listener;
 use super::wake::{RingDirectory, Waker};
@@ -49,6 +50,9 @@ pub struct RingPlan {
     pub directory: Arc<RingDirectory>,
     /// How the peer's address of an accepted connection is asked for.
     pub peer_names: PeerNames,
+    pub mode: Mode,
+    /// Sends of so many bytes and more go from our memory, which then stays until the peer has them.
+    pub zero_copy_from: Option<u32>,
 }
 
 impl RingPlan {
@@ -71,6 +75,8 @@ impl RingPlan {
             waker: Arc::new(Waker::new()?),
             directory,
             peer_names: PeerNames::ByCommand,
+            mode: Mode::Deferred,
+            zero_copy_from: None,
         })
     }
 }
@@ -126,7 +132,13 @@ mod way {
     pub const CONNECT: u8 = 4;
     /// A cancel was submitted.
     pub const CANCELLED: u8 = 8;
+    /// The send goes from our memory.
+    pub const ZERO_COPY: u8 = 16;
 }
+
+/// Ask whether the kernel has copied, and its answer (IORING_SEND_ZC_REPORT_USAGE, IORING_NOTIF_USAGE_ZC_COPIED).
+const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
+const NOTIF_COPIED: u32 = 1 << 31;
 
 /// The one group of provided buffers.
 const GROUP: u16 = 0;
@@ -166,6 +178,8 @@ struct Memory {
     buffers: ReceiveBuffers,
     /// The chunk being sent, by slot.
     sends: Vec<Option<Chunk>>,
+    /// What became of a send whose memory the kernel still reads, by slot; empty without zero-copy sends.
+    outcomes: Vec<i32>,
     /// Where the kernel writes the peer's address, by accepted slot.
     names: Vec<RawAddress>,
     /// By dialled slot.
@@ -221,8 +235,17 @@ impl KernelRing {
         let place = format!("worker {}", plan.worker);
         let fault = |step: &str, error: &io::Error| probe::explain(step, &place, error);
         let total = plan.accepted + plan.own;
-        let mut queues = Queues::new(plan.submissions.max(2 * CHAIN as u32), plan.completions)
-            .map_err(|error| fault(probe::SETUP, &error))?;
+        let submissions = plan.submissions.max(2 * CHAIN as u32);
+        let setup = match plan.mode {
+            Mode::PolledSubmission { .. } => probe::POLLED,
+            _ => probe::SETUP,
+        };
+        let mut queues = Queues::new(submissions, plan.completions, plan.mode)
+            .map_err(|error| fault(setup, &error))?;
+        if plan.mode == Mode::BusyPoll {
+            let registered = queues.register_busy_poll();
+            registered.map_err(|error| fault(probe::BUSY_POLL, &error))?;
+        }
         let buffers = ReceiveBuffers::new(plan.buffers, plan.buffer_bytes)
             .map_err(|error| fault("allocate receive buffers", &error))?;
         let submitter = &mut queues.submitter;
@@ -243,6 +266,7 @@ impl KernelRing {
             memory: Memory {
                 buffers,
                 sends: (0..total).map(|_| None).collect(),
+                outcomes: plan.zero_copy_from.map_or(Vec::new(), |_| vec![0; total as usize]),
                 names: vec![RawAddress::EMPTY; plan.accepted as usize],
                 dials: vec![dial; plan.own as usize],
             },
@@ -328,14 +352,47 @@ impl KernelRing {
         // Several sends on one socket may be taken in any order.
         assert!(place.is_none(), "two sends under way in slot {}", conn.slot);
         let unsent = place.insert(chunk).unsent();
-        let (start, len) = (unsent.as_ptr(), unsent.len() as u32);
-        let entry = opcode::Send::new(Fixed(conn.slot), start, len)
-            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
-            .build()
-            .user_data(of_conn(op::SEND, conn));
-        self.slots[conn.slot as usize] |= way::SEND;
+        let zero_copy = self.plan.zero_copy_from.is_some_and(|from| unsent.len() >= from as usize);
+        let entry = send(conn.slot, unsent, zero_copy).user_data(of_conn(op::SEND, conn));
+        let ways = way::SEND | if zero_copy { way::ZERO_COPY } else { 0 };
+        self.slots[conn.slot as usize] |= ways;
         self.under_way += 1;
+        self.counts.zero_copy_sends += u64::from(zero_copy);
         self.queues.push(&entry);
+    }
+
+    /// A send is over, or its memory is free again. A zero-copy send says how it went first and that its memory is free
+    /// later (io_uring_prep_send_zc(3)); its chunk stays here until then.
+    fn sent(&mut self, life: (u32, u32), result: i32, flags: u32) -> Option<Event> {
+        let (slot, generation) = life;
+        let place = slot as usize;
+        if cqueue::more(flags) {
+            self.memory.outcomes[place] = result;
+            return None;
+        }
+        let mut result = result;
+        if cqueue::notif(flags) {
+            // The kernel says here whether it copied after all: over loopback it always does.
+            self.counts.zero_copy_copied += u64::from(result as u32 & NOTIF_COPIED != 0);
+            result = self.memory.outcomes[place];
+        }
+        let zero_copy = self.slots[place] & way::ZERO_COPY != 0;
+        self.slots[place] &= !way::ZERO_COPY;
+        // More memory of ours than the kernel may pin (RLIMIT_MEMLOCK), or a socket that cannot: as usual then.
+        if zero_copy
+            && !self.ending
+            && [-libc::ENOMEM, -libc::ENOBUFS, -libc::EOPNOTSUPP].contains(&result)
+        {
+            let chunk = self.memory.sends[place].as_ref().expect("a send has a chunk");
+            let data = user_data(op::SEND, generation, slot);
+            let again = send(slot, chunk.unsent(), false).user_data(data);
+            self.queue(again);
+            return None;
+        }
+        self.end(slot, way::SEND);
+        let chunk = self.memory.sends[place].take().expect("a send has a chunk");
+        let result = if result < 0 { Err(-result) } else { Ok(result as u32) };
+        Some(Event::Done(Completion::Sent { slot, generation, chunk, result }))
     }
 
     fn push_connect(&mut self, conn: ConnId, to: SocketAddr, deadline: Instant) {
@@ -437,12 +494,7 @@ impl KernelRing {
         let more = cqueue::more(entry.flags());
         let completion = match op {
             op::RECEIVE => return self.received((slot, generation), result, entry.flags()),
-            op::SEND => {
-                self.end(slot, way::SEND);
-                let chunk = self.memory.sends[slot as usize].take().expect("a send has a chunk");
-                let result = if result < 0 { Err(-result) } else { Ok(result as u32) };
-                Completion::Sent { slot, generation, chunk, result }
-            }
+            op::SEND => return self.sent((slot, generation), result, entry.flags()),
             op::ACCEPT => return self.accepted(slot, result, more),
             op::PEER_NAME => {
                 self.under_way -= 1;
@@ -610,6 +662,19 @@ impl KernelRing {
                 }
             }
         }
+    }
+}
+
+/// A send of all bytes, from our memory or copied.
+fn send(slot: u32, bytes: &[u8], zero_copy: bool) -> Entry {
+    let (start, len) = (bytes.as_ptr(), bytes.len() as u32);
+    let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+    match zero_copy {
+        false => opcode::Send::new(Fixed(slot), start, len).flags(flags).build(),
+        true => opcode::SendZc::new(Fixed(slot), start, len)
+            .flags(flags)
+            .zc_flags(SEND_ZC_REPORT_USAGE)
+            .build(),
     }
 }
 

@@ -2,7 +2,7 @@
 //! Owns what a test asks for and the log of what the Machine was told.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,7 +13,7 @@ use ringfront::base::machine::{Arrival, CloseCause, ConnId, Input, Machine, Outp
 use ringfront::base::slab::Slab;
 use ringfront::base::time::Instant;
 use ringfront::sys::socket::{Listener, listen};
-use ringfront::sys::uring::{KernelRing, PeerNames, RingPlan};
+use ringfront::sys::uring::{KernelRing, Mode, PeerNames, RingPlan};
 use ringfront::sys::wake::{RingDirectory, Waker};
 use ringfront::worker::mailbox::mailboxes;
 use ringfront::worker::turn::{TurnPlan, WorkerReport};
@@ -260,6 +260,8 @@ pub struct Sizes {
     pub completions: u32,
     pub mailbox: usize,
     pub peer_names: PeerNames,
+    pub mode: Mode,
+    pub zero_copy_from: Option<u32>,
 }
 
 impl Default for Sizes {
@@ -274,6 +276,8 @@ impl Default for Sizes {
             completions: 1024,
             mailbox: 64,
             peer_names: PeerNames::ByCommand,
+            mode: Mode::Deferred,
+            zero_copy_from: None,
         }
     }
 }
@@ -384,6 +388,8 @@ fn plan(
     ring.submissions = sizes.submissions;
     ring.completions = sizes.completions;
     ring.peer_names = sizes.peer_names;
+    ring.mode = sizes.mode;
+    ring.zero_copy_from = sizes.zero_copy_from;
     let waker: Arc<Waker> = ring.waker.clone();
     let mut lives = 0;
     WorkerPlan {
@@ -407,4 +413,49 @@ fn plan(
 /// True when the peer has reset the connection.
 pub fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
+pub fn echoed(stream: &mut TcpStream, bytes: &[u8]) {
+    let mut back = vec![0; bytes.len()];
+    let mut writer = stream.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || writer.write_all(bytes).unwrap());
+        stream.read_exact(&mut back).unwrap();
+    });
+    assert!(back == bytes, "{} bytes came back changed", bytes.len());
+}
+
+pub fn conn_of(told: &[Told]) -> ConnId {
+    let arrived = told.iter().find_map(|told| match told {
+        Told::Arrived { conn, .. } | Told::Connected { conn } => Some(*conn),
+        _ => None,
+    });
+    arrived.expect("a connection was told of")
+}
+
+pub fn closed(told: &[Told]) -> Vec<CloseCause> {
+    told.iter()
+        .filter_map(|told| match told {
+            Told::Closed { cause, .. } => Some(*cause),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Every chunk is home, no life was mistaken for another, nothing overflowed.
+pub fn assert_clean(bench: &Bench) {
+    let report = bench.report_when(0, |report| report.machine.bytes_out == 0);
+    assert_eq!(report.turn.stale_completions, 0);
+    assert_eq!(report.ring.overflows, 0);
+}
+
+/// Waits until a send is under way and nothing goes on any more.
+pub fn wait_until_stuck(bench: &Bench) {
+    let mut sends = 0;
+    bench.report_when(0, |report| {
+        let stuck = report.machine.bytes_out > 0 && report.turn.sends == sends;
+        sends = report.turn.sends;
+        std::thread::sleep(Duration::from_millis(50));
+        stuck
+    });
 }
