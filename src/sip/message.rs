@@ -356,20 +356,16 @@ impl<'a> Message<'a> {
 
     pub(super) fn read_cseq(&self, header: &Header) -> Result<CSeq<'a>, Fault> {
         let value = self.value_span(header);
-        let mut number = 0u32;
-        let mut rest = self.text(value);
+        let text = self.text(value);
         let fault = Fault::new(FaultKind::CSeqBad, value.start);
-        let len = rest.len();
-        while let [digit @ b'0'..=b'9', behind @ ..] = rest {
-            // 31 bits hold every number that may be (RFC 3261 8.1.1.5).
-            let next = u64::from(number) * 10 + u64::from(digit - b'0');
-            number = u32::try_from(next).ok().filter(|next| *next <= CSEQ_MAX).ok_or(fault)?;
-            rest = behind;
-        }
+        let digits = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+        let (digits, rest) = text.split_at(digits);
+        // 31 bits hold every number that may be (RFC 3261 8.1.1.5).
+        let number = text::decimal(digits).filter(|number| *number <= CSEQ_MAX.into());
+        let number = number.ok_or(fault)? as u32;
         let blanks = rest.iter().position(|byte| !text::is_blank(*byte)).unwrap_or(0);
         let method = &rest[blanks..];
-        let apart = rest.len() < len && blanks > 0;
-        if apart && is_method(method) { Ok(CSeq { number, method }) } else { Err(fault) }
+        if blanks > 0 && is_method(method) { Ok(CSeq { number, method }) } else { Err(fault) }
     }
 
     /// `None`: the header is absent.

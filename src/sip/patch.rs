@@ -257,7 +257,13 @@ impl Patch<'_> {
 
     /// Takes the topmost Via value away: its line, if it stands alone, else the value and its comma.
     pub fn pop_top_via(&mut self) {
-        self.remove_values(Name::Via, 1);
+        let Some(line) = self.message.first(Name::Via).copied() else { return };
+        let value = self.message.value(&line);
+        if !value.is_empty() && memchr::memchr(b',', value).is_none() {
+            self.delete(line.line());
+        } else {
+            self.remove_values(Name::Via, 1);
+        }
     }
 
     /// What is owed to the sender on its topmost Via (RFC 3261 18.2.1, RFC 3581 4): `received` when sent-by is not the

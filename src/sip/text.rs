@@ -273,12 +273,13 @@ pub fn may_hold(bytes: &[u8], wanted: &[u8; 4], blind: u8) -> bool {
 pub fn count(bytes: &[u8], byte: u8) -> usize {
     let (blocks, rest) = bytes.as_chunks::<16>();
     let mut count = rest.iter().filter(|other| **other == byte).count();
-    for block in blocks {
-        let mut found = u8x16::new(*block).simd_eq(u8x16::splat(byte)).to_bitmask();
-        while found != 0 {
-            found &= found - 1;
-            count += 1;
+    // A lane holds as many as one byte can count.
+    for blocks in blocks.chunks(255) {
+        let mut lanes = u8x16::ZERO;
+        for block in blocks {
+            lanes -= u8x16::new(*block).simd_eq(u8x16::splat(byte));
         }
+        count += lanes.to_array().iter().map(|lane| usize::from(*lane)).sum::<usize>();
     }
     count
 }

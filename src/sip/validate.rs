@@ -153,7 +153,7 @@ impl<'a> Message<'a> {
     fn validate_version(&self) -> Result<(), Fault> {
         let span = self.start_parts().version;
         let version = self.text(span);
-        if version.eq_ignore_ascii_case(b"SIP/2.0") {
+        if version == b"SIP/2.0" || version.eq_ignore_ascii_case(b"SIP/2.0") {
             return Ok(());
         }
         let other = version.split_at_checked(4).is_some_and(|(name, number)| {
