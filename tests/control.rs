@@ -3,6 +3,7 @@
 #[expect(dead_code, reason = "TLS and the metrics listener are for first_run")]
 mod process;
 
+use std::io::Write as _;
 use std::path::Path;
 
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
@@ -177,6 +178,31 @@ fn a_drain_ends_at_its_deadline() {
         let _held = dial("127.0.0.1:5060");
         front_end.signal("TERM");
         assert_eq!(front_end.wait().code(), Some(0), "{}", front_end.log());
+    });
+}
+
+#[test]
+fn a_refused_message_is_told_with_the_place_of_its_fault() {
+    alone("a_refused_message_is_told_with_the_place_of_its_fault", || {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = configuration(directory.path(), &[("level = \"info\"", "level = \"debug\"")]);
+        let front_end = FrontEnd::start(directory.path(), &["run", "--config", &file]);
+        let mut phone = dial("127.0.0.1:5060");
+        let request = "OPTIONS sip:example.com SIP/2.0\r\n\
+            Via: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bKx\r\n\
+            From: <sip:a@example.com>;tag=1\r\nTo: <sip:b@example.com>\r\n\
+            Call-ID: told\r\nCSeq: one OPTIONS\r\nContent-Length: 0\r\n\r\n";
+        let offset = request.find("one OPTIONS").expect("it stands there");
+        phone.write_all(request.as_bytes()).expect("sent");
+        eventually("the line", || {
+            let log = front_end.log();
+            let line = log.lines().find(|line| line.contains("refused")).ok_or(log.clone())?;
+            let said = ["malformed", "cseq_bad", &format!("offset={offset}"), "127.0.0.1"];
+            match said.iter().all(|word| line.contains(word)) {
+                true => Ok(()),
+                false => Err(line.to_owned()),
+            }
+        });
     });
 }
 

@@ -10,7 +10,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::fault;
 use super::files::{self, Appender};
-use crate::config::snapshot::{LogLevel, LogSettings};
+use crate::config::snapshot::{LogLevel, LogSettings, Snapshot};
+use crate::proxy::refusal::Refusals;
 use crate::sys::StartUpFault;
 
 /// Bytes of a peer, as they may stand in a log line or on a terminal: printable ASCII as it is, the rest escaped.
@@ -69,6 +70,29 @@ pub fn tell_panics() {
         let thread = thread.name().unwrap_or("unnamed");
         tracing::error!(thread, place, "panic: {}", Escaped(text.as_bytes()));
     }));
+}
+
+/// Tells, at debug level, which messages a worker has refused since its last report.
+pub fn tell_refusals(snapshot: &Snapshot, worker: usize, refusals: &Refusals) {
+    for refusal in &refusals.told {
+        let zone = snapshot.zones.get(usize::from(refusal.zone)).map_or("", |zone| &zone.name);
+        let (peer, reason) = (refusal.peer, refusal.reason.name());
+        match refusal.fault {
+            Some(fault) => tracing::debug!(
+                worker,
+                %peer,
+                zone,
+                reason,
+                fault = fault.kind.name(),
+                offset = fault.offset,
+                "refused"
+            ),
+            None => tracing::debug!(worker, %peer, zone, reason, "refused"),
+        }
+    }
+    if refusals.untold > 0 {
+        tracing::debug!(worker, more = refusals.untold, "refused, and not told one by one");
+    }
 }
 
 fn subscribe<W>(settings: &LogSettings, writer: W)

@@ -24,7 +24,7 @@ use super::export;
 use super::files::{self, Appender};
 use super::fleet::{EVENTS_WAITING_MAX, Events, Who};
 use super::host::HostWatch;
-use super::log::{Escaped, Log};
+use super::log::{Escaped, Log, tell_refusals};
 use super::pools;
 use super::problem::Problem;
 use super::reload::{self, Reload};
@@ -472,6 +472,7 @@ impl Supervisor {
 
     fn reported(&mut self, worker: usize, report: WorkerReport<Report>) {
         pools::log_changes(&self.running.settings.snapshot, worker, &report.machine.gauges);
+        tell_refusals(&self.running.settings.snapshot, worker, &report.machine.gauges.refusals);
         for (label, count) in &report.machine.counters.reported {
             let zones = &self.running.settings.snapshot.zones;
             let zone = zones.get(usize::from(label.zone)).map_or("", |zone| &zone.name);

@@ -14,6 +14,7 @@ mod health;
 mod overload;
 mod pending;
 mod preface;
+pub mod refusal;
 mod relay;
 pub mod roll;
 mod route;
@@ -49,6 +50,7 @@ use connection::{Connection, Role, Source};
 use drain::Drain;
 use overload::Overload;
 use pending::Pending;
+use refusal::Refusals;
 use settings::Settings;
 use stream::HandshakeBudget;
 use token::{FlowId, PeerId};
@@ -104,6 +106,8 @@ pub struct Gauges {
     pub backends: Vec<BackendGauge>,
     /// Backends that have come up or gone down since the last report, as far as they are kept.
     pub changes: Vec<Change>,
+    /// Messages refused since the last report, as far as they are kept.
+    pub refusals: Refusals,
     pub handshakes_open: u64,
     /// Capacity of the chunks that are not at home, in bytes.
     pub chunk_bytes_out: u64,
@@ -185,6 +189,7 @@ struct Core {
     counters: Counters,
     latency: Latency,
     gauges: Gauges,
+    refusals: Refusals,
     turn: TurnCounts,
     /// Buffers that are reused: carried tails, envelopes, plaintext and replies of the call under way.
     spare: Vec<Vec<u8>>,
@@ -277,6 +282,7 @@ impl Proxy {
             counters: Counters::new(zones, backends),
             latency: Latency::new(),
             gauges: Gauges { connections: vec![[0; 2]; zones], ..Gauges::default() },
+            refusals: Refusals::default(),
             turn: TurnCounts::default(),
             spare: Vec::with_capacity(SPARE_BUFFERS),
             plain: Vec::with_capacity(SPARE_BYTES_MAX),
@@ -379,7 +385,8 @@ impl Machine for Proxy {
         core.gauges.draining = core.drain.is_some();
         core.gauges.transactions = core.transactions.len();
         core.gauges.shed = core.overload.share();
-        let Report { mut counters, latency, .. } = spare;
+        let Report { mut counters, latency, gauges: Gauges { refusals, .. } } = spare;
+        core.gauges.refusals = std::mem::replace(&mut core.refusals, refusals.emptied());
         let empty =
             Counters::new(self.settings.snapshot.zones.len(), self.settings.backends().len());
         counters.merge(&empty);

@@ -18,6 +18,7 @@ use crate::telemetry::latency::Stage;
 
 use super::connection::Source;
 use super::forward::{self, Way};
+use super::refusal::Refusal;
 use super::route::{Answer, Routed, Router, Target};
 use super::settings::Order;
 use super::token::{self, Branch, BranchKey, FlowId, PeerId, UniqueFields};
@@ -79,7 +80,7 @@ impl Core {
             Ok(request) => keys(cx, source, message, request),
             Err(fault) => {
                 self.counters.fault(fault.kind as usize);
-                self.counters.refuse(Refused::Malformed);
+                self.refuse(source, Refused::Malformed, Some(fault));
                 return self.answer_fault(cx, source, message, fault);
             }
         };
@@ -402,7 +403,7 @@ impl Core {
         message: &Message<'_>,
         answer: Answer,
     ) {
-        self.counters.refuse(answer.reason);
+        self.refuse(source, answer.reason, None);
         if let Some(place) = answer.transport {
             self.counters.refuse_transport(place);
         }
@@ -471,7 +472,7 @@ impl Core {
             Ok(parts) => parts,
             Err(fault) => {
                 self.counters.fault(fault.kind as usize);
-                return self.counters.refuse(Refused::ResponseMalformed);
+                return self.refuse(source, Refused::ResponseMalformed, Some(fault));
             }
         };
         match self.judge_response(cx, source, message, &parts) {
@@ -485,8 +486,17 @@ impl Core {
                 }
                 self.pass_back(cx, source, message, &parts, &branch, last);
             }
-            Err(reason) => self.counters.refuse(reason),
+            // A stateless hop ends every 100 (RFC 3261 16.11): no news.
+            Err(Refused::ResponseTrying) => self.counters.refuse(Refused::ResponseTrying),
+            Err(reason) => self.refuse(source, reason, None),
         }
+    }
+
+    /// Counts a refused message, and has the log tell it.
+    pub(super) fn refuse(&mut self, source: &Source, reason: Refused, fault: Option<Fault>) {
+        self.counters.refuse(reason);
+        let (peer, zone) = (source.peer, source.zone);
+        self.refusals.note(Refusal { peer, zone, reason, fault });
     }
 
     /// A response that is the client's: noted, our Via off, and back on the connection that its request came on.

@@ -496,10 +496,11 @@ impl Core {
                     } else {
                         Closed::Unframeable
                     };
-                    self.counters.refuse(match cause {
+                    let reason = match cause {
                         Closed::TooLarge => Refused::TooLarge,
                         _ => Refused::Unframeable,
-                    });
+                    };
+                    self.refuse(&source, reason, Some(fault));
                     if let Some(message) = salvage(rest, cx.settings.frame_limits())
                         && message.is_request()
                     {
