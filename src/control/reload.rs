@@ -56,18 +56,19 @@ pub fn read(
     if faults.is_empty() { Ok(fresh) } else { Err(Refused { faults, files: fresh.files }) }
 }
 
-/// Finishes the snapshot: everything but what names lead to. The keys of the tokens are read anew too.
+/// Finishes the snapshot: everything but what names lead to; and the keys that go with it, those of the tokens read
+/// anew.
 ///
 /// # Errors
 /// Everything that is wrong with the secret, certificates and keys.
 pub async fn finish(
     mut snapshot: Snapshot,
     control: &ControlSettings,
-    keys: &mut Keys,
+    keys: &Keys,
     made: &Made,
     old: &Snapshot,
     workers: usize,
-) -> Result<Snapshot, Vec<String>> {
+) -> Result<(Snapshot, Keys), Vec<String>> {
     let secret = Secret::load(&control.secret_file).await;
     let secret = secret.map_err(|fault| vec![line(&fault.to_string())])?;
     made.put_into(&mut snapshot, control);
@@ -76,8 +77,7 @@ pub async fn finish(
     let fresh = keys.renewed(&snapshot.node, &secret, &snapshot.tls.tickets);
     let fresh = fresh.map_err(|fault| vec![told(&fault)])?;
     build(&fresh, names::trial(&snapshot, &control.resolver), workers)?;
-    *keys = fresh;
-    Ok(snapshot)
+    Ok((snapshot, fresh))
 }
 
 /// What the workers are told of `snapshot`.

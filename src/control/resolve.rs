@@ -48,9 +48,13 @@ impl Resolver {
         &self.names
     }
 
-    /// Takes over a new configuration; look-ups of the old one are of no effect.
-    pub fn configure(&mut self, settings: &ResolverSettings, configured: &Snapshot) {
-        self.names.configure(settings, configured, now());
+    /// The resolver of a new configuration, with what this one knows. This one goes on until it is dropped; then its
+    /// look-ups are of no effect.
+    pub fn beside(&self, settings: &ResolverSettings, configured: &Snapshot) -> Resolver {
+        let (to, from) = mpsc::channel(OUTCOMES_WAITING);
+        let mut names = self.names.clone();
+        names.configure(settings, configured, now());
+        Resolver { names, to, from }
     }
 
     /// Waits until every name was asked once, for `patience` at most.

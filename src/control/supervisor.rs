@@ -724,34 +724,44 @@ impl Supervisor {
             }
         };
         self.watch.replace(self.reload.files(&fresh.files));
-        let keys = &mut running.keys;
         let workers = running.workers.len();
-        let configured =
-            reload::finish(fresh.snapshot, &fresh.control, keys, &running.made, old, workers)
+        let made = &running.made;
+        let (configured, keys) =
+            reload::finish(fresh.snapshot, &fresh.control, &running.keys, made, old, workers)
                 .await?;
-        running.resolver.configure(&fresh.control.resolver, &configured);
-        running.resolver.settle(resolve::RELOAD_PATIENCE).await;
-        running.configured = configured;
+        let mut resolver = running.resolver.beside(&fresh.control.resolver, &configured);
+        resolver.settle(resolve::RELOAD_PATIENCE).await;
+        let expanded = resolver.names().expand(&configured);
+        // A certificate may have ended while names were looked up.
+        let settings = reload::build(&keys, expanded, workers)?;
+        // Nothing can fail from here on: all of it is taken over.
+        (running.configured, running.keys, running.resolver) = (configured, keys, resolver);
         if fresh.control.latency_interval != self.control.latency_interval {
             self.ears.interval = every(fresh.control.latency_interval);
         }
         self.control = fresh.control;
         self.host.configure(Inputs::of(&self.running.configured, &self.control));
-        self.put_in_names()?;
+        self.hand_out(settings);
         Ok(self.running.configured.generation)
     }
 
     /// Gives the workers the configuration with what names lead to now.
     fn put_in_names(&mut self) -> Result<(), Vec<String>> {
-        let running = &mut self.running;
+        let running = &self.running;
         let snapshot = running.resolver.names().expand(&running.configured);
         let settings = reload::build(&running.keys, snapshot, running.workers.len())?;
+        self.hand_out(settings);
+        Ok(())
+    }
+
+    /// These settings are in force from now on.
+    fn hand_out(&mut self, settings: Settings) {
         let settings = Arc::new(settings);
+        let running = &mut self.running;
         self.totals.reshape(&running.settings.snapshot, &settings.snapshot);
         running.settings = Arc::clone(&settings);
         self.expiry.configure(&settings, unix_time());
         self.tell_all(|| Command::Configure(Arc::clone(&settings)));
-        Ok(())
     }
 
     fn names_changed(&mut self) {
@@ -857,98 +867,4 @@ fn notify(states: &[NotifyState<'_>]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::super::admin::Questions;
-    use super::super::fleet::Events;
-    use super::super::reload::{Refused, Reload};
-    use super::*;
-    use crate::config::{self, HostFacts, Settled};
-
-    /// The embedded default on ports that the kernel chooses.
-    fn settled(directory: &Path) -> Settled {
-        let host = HostFacts {
-            cores: vec![crate::sys::affinity::cores()[0]],
-            descriptors: 20_000,
-            user: 0,
-            unix_time: 1_800_000_000,
-            ipv6_loopback: false,
-        };
-        let mut settled = config::load(None, &host).unwrap();
-        settled.snapshot.limits.connections_per_core = 64;
-        for listener in &mut settled.snapshot.listeners {
-            listener.bind.set_port(0);
-        }
-        let control = &mut settled.control;
-        control.metrics_listen = None;
-        control.state_dir = directory.join("state");
-        control.secret_file = directory.join("state/secret");
-        control.admin =
-            crate::config::snapshot::AdminListen::Unix(directory.join("state/admin.sock"));
-        settled
-    }
-
-    /// Starts everything real, lets `act` speak to the supervisor, and returns how the process ended.
-    fn run(act: impl AsyncFnOnce(Events, Questions) + 'static) -> Lost {
-        let directory = tempfile::tempdir().unwrap();
-        let Settled { snapshot, control, .. } = settled(directory.path());
-        tokio_uring::start(async {
-            let log = Log::start(&control.log).await.unwrap();
-            let (events_to, events) = events();
-            let (questions_to, questions) = start::questions();
-            let running =
-                start::start(snapshot, &control, 0, &events_to, &questions_to).await.unwrap();
-            let refused = || Refused { faults: vec!["no file".to_owned()], files: Vec::new() };
-            let reload = Reload::new(None, Box::new(move || Err(refused())));
-            let reload = (reload, Watch::new(Vec::new()));
-            let supervisor = Supervisor::new(running, control, reload, log, events, questions);
-            let supervisor = supervisor.await.unwrap();
-            let acting = tokio_uring::spawn(act(events_to, questions_to));
-            let ended = tokio::time::timeout(Duration::from_secs(60), supervisor.run()).await;
-            acting.await.expect("what was said to the supervisor");
-            ended.expect("the process ends")
-        })
-    }
-
-    async fn ask(to: &Questions, question: Question) -> serde_json::Value {
-        let (answer, answered) = tokio::sync::oneshot::channel();
-        to.send(Asked { question, answer }).await.unwrap();
-        match answered.await.unwrap() {
-            Answer::Json(_, value) => value,
-            Answer::Problem(problem) => problem.document(),
-            Answer::Text(_, text) => text.into(),
-        }
-    }
-
-    #[test]
-    fn a_panic_of_a_worker_is_counted_and_the_loss_of_one_ends_the_process() {
-        let lost = run(async |events, questions| {
-            let message = "index\x1b[2J".to_owned();
-            let panicked = WorkerEvent::Panicked { message, leaked_bytes: 64 };
-            events.send((Who::Worker(0), panicked)).await.unwrap();
-            let workers = ask(&questions, Question::Workers).await;
-            assert_eq!(workers["workers"][0]["panics"], 1);
-            let status = ask(&questions, Question::Status).await;
-            assert_eq!(
-                (&status["worker_panics"], &status["state"]),
-                (&json!(1), &json!("running"))
-            );
-            let reason = "3 panics within a minute".to_owned();
-            events.send((Who::Worker(0), WorkerEvent::GaveUp { reason })).await.unwrap();
-        });
-        assert_eq!(lost.as_deref(), Some("worker 0 cannot go on: 3 panics within a minute"));
-    }
-
-    #[test]
-    fn a_drain_by_the_admin_interface_ends_the_process_in_peace() {
-        let lost = run(async |_events, questions| {
-            assert_eq!(ask(&questions, Question::Health).await["healthy"], true);
-            let refused = ask(&questions, Question::Reload).await;
-            assert_eq!(refused["faults"], json!(["no file"]));
-            assert_eq!(refused["status"], 422);
-            assert_eq!(ask(&questions, Question::Drain).await["state"], "draining");
-        });
-        assert_eq!(lost, None);
-    }
-}
+mod tests;

@@ -57,6 +57,7 @@ pub struct Counts {
 }
 
 /// One name and what is known of it.
+#[derive(Clone)]
 struct Entry {
     named: NamedBackend,
     pool: Box<str>,
@@ -85,6 +86,7 @@ pub struct NameStatus<'a> {
 }
 
 /// All names of the configuration.
+#[derive(Clone)]
 pub struct Names {
     settings: ResolverSettings,
     epoch: u32,
