@@ -209,8 +209,9 @@ impl PrefixState {
     }
 }
 
+/// Hashes under a key, so that nobody can choose what meets.
 #[derive(Clone)]
-struct Keyed(u64);
+pub(super) struct Keyed(pub(super) u64);
 
 impl BuildHasher for Keyed {
     type Hasher = SipHasher13;

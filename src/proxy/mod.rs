@@ -10,6 +10,7 @@ mod drain;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod handshake;
 mod health;
 mod overload;
 mod pending;
@@ -48,11 +49,11 @@ use crate::telemetry::latency::{Latency, Stage};
 use admission::{Bucket, Buckets};
 use connection::{Connection, Role, Source};
 use drain::Drain;
+use handshake::HandshakeBudget;
 use overload::Overload;
 use pending::Pending;
 use refusal::Refusals;
 use settings::Settings;
-use stream::HandshakeBudget;
 use token::{FlowId, PeerId};
 use transaction::Table;
 pub use upstream::Change;
@@ -260,6 +261,7 @@ impl Proxy {
         let zones = settings.snapshot.zones.len();
         let backends = settings.backends().len();
         let mut random = Random::new(seed);
+        let hash_seed = random.next_u64();
         let core = Core {
             worker,
             incarnation,
@@ -273,9 +275,9 @@ impl Proxy {
             upstream: Upstream::default(),
             pending: Pending::new(),
             transactions: Table::new(accepted, now),
-            buckets: Buckets::new(random.next_u64()),
+            buckets: Buckets::new(hash_seed),
             rates: Rates::new(&settings),
-            handshakes: HandshakeBudget::new(now),
+            handshakes: HandshakeBudget::new(now, hash_seed),
             overload: Overload::default(),
             drain: None,
             random,
@@ -560,6 +562,9 @@ impl Core {
         let address = connection.peer.ip();
         let prefix_counted = connection.prefix_counted;
         self.release_handshake(connection.handshake_counted, address, prefix_counted);
+        if connection.handshake_queued {
+            self.handshakes.forget(conn, address);
+        }
         let why = connection.cause.unwrap_or(match cause {
             CloseCause::Asked if connection.finished => Closed::PeerFinished,
             CloseCause::Asked => Closed::Draining,

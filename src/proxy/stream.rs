@@ -1,8 +1,6 @@
 //! What happens to bytes: first byte, handshake, decryption, framing, keepalive, the outbox, deadlines, the end.
-//! Owns nothing of its own but the handshake budget. Never looks at a header.
+//! Owns nothing of its own. Never looks at a header.
 //! Invariant: received bytes are not referenced after the call that lent them.
-
-use std::collections::VecDeque;
 
 use crate::base::chunk::Chunk;
 use crate::base::limits;
@@ -35,94 +33,8 @@ const PING_INTERVAL: u64 = 250_000_000;
 const PING_BURST: u64 = 19 * PING_INTERVAL;
 /// The first byte of a TLS record that begins a handshake (RFC 8446 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
-/// What one expensive handshake step is charged with (measured: 57 to 206 us with the key types in use).
-const STEP_NANOS: u64 = 100_000;
-/// Resumed handshakes that go before one full one when both wait.
-const RESUMED_AHEAD: u32 = 3;
 /// Ciphertext that may wait for the handshake budget: a ClientHello of 16 KiB and what follows it.
 const HANDSHAKE_BYTES_MAX: usize = 40 * 1024;
-
-/// How much of the core's time handshakes may take: a few steps in one turn, and a share over time.
-pub struct HandshakeBudget {
-    /// Those that ask to resume a session, and those to backends: light, and they go first.
-    resumed: VecDeque<ConnId>,
-    full: VecDeque<ConnId>,
-    /// Light ones since the last full one, so that a flood of them does not keep all others out.
-    ahead: u32,
-    open: u32,
-    steps_this_turn: u32,
-    /// Time that may be spent, in nanoseconds; at most one turn's worth is saved up.
-    credit: u64,
-    refilled: Instant,
-    share: u64,
-}
-
-impl HandshakeBudget {
-    pub fn new(now: Instant) -> Self {
-        HandshakeBudget {
-            resumed: VecDeque::with_capacity(64),
-            full: VecDeque::with_capacity(256),
-            ahead: 0,
-            open: 0,
-            steps_this_turn: 0,
-            credit: Self::CREDIT_MAX,
-            refilled: now,
-            share: 500,
-        }
-    }
-
-    const CREDIT_MAX: u64 = limits::HANDSHAKE_STEPS_PER_TURN as u64 * STEP_NANOS * 4;
-
-    pub fn open(&self) -> u32 {
-        self.open
-    }
-
-    pub fn opened(&mut self) {
-        self.open += 1;
-    }
-
-    pub fn ended(&mut self) {
-        self.open = self.open.saturating_sub(1);
-    }
-
-    pub fn turn_ended(&mut self, now: Instant) {
-        self.steps_this_turn = 0;
-        let earned = now.nanos_since(self.refilled) / 1000 * self.share;
-        self.credit = (self.credit + earned).min(Self::CREDIT_MAX);
-        self.refilled = now;
-    }
-
-    fn next(&mut self) -> Option<ConnId> {
-        let turn_of_full = self.ahead >= RESUMED_AHEAD || self.resumed.is_empty();
-        if turn_of_full && let Some(conn) = self.full.pop_front() {
-            self.ahead = 0;
-            return Some(conn);
-        }
-        self.ahead += 1;
-        self.resumed.pop_front()
-    }
-
-    fn may_step(&self) -> bool {
-        self.steps_this_turn < limits::HANDSHAKE_STEPS_PER_TURN && self.credit >= STEP_NANOS
-    }
-
-    fn stepped(&mut self, steps: u32) {
-        self.steps_this_turn += steps;
-        self.credit = self.credit.saturating_sub(u64::from(steps) * STEP_NANOS);
-    }
-
-    /// When the next handshake in the queue may go on: at once, unless the share is used up.
-    pub fn ready_at(&self) -> Instant {
-        if self.resumed.is_empty() && self.full.is_empty() {
-            Instant::FAR
-        } else if self.credit >= STEP_NANOS {
-            Instant(0)
-        } else {
-            let missing = (STEP_NANOS - self.credit) * 1000 / self.share.max(1);
-            self.refilled + Duration::from_nanos(missing)
-        }
-    }
-}
 
 impl Core {
     /// Bytes of a connection.
@@ -252,16 +164,12 @@ impl Core {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.handshake_queued = true;
         let light = resumed || matches!(connection.role, Role::Link { .. });
-        let queue = match light {
-            true => &mut self.handshakes.resumed,
-            false => &mut self.handshakes.full,
-        };
-        queue.push_back(conn);
+        self.handshakes.wait(conn, address, light);
     }
 
-    /// Handshakes that waited, in order, as far as the budget goes.
+    /// Handshakes that waited, as far as the budget goes: each source prefix in turn, its own in order.
     pub(super) fn work_off_handshakes(&mut self, cx: Context<'_>) {
-        self.handshakes.share = u64::from(cx.settings.snapshot.limits.handshake_share).max(1);
+        self.handshakes.allow(cx.settings.snapshot.limits.handshake_share);
         while self.handshakes.may_step() {
             let Some(conn) = self.handshakes.next() else { return };
             let Some(connection) = self.connections.get_mut(conn) else { continue };
@@ -979,20 +887,4 @@ fn backends_named<'a>(
         let backend = &pool.backends[usize::from(place.backend)];
         (pool.zone == zone && peer.is(&backend.server_name)).then_some(place.peer)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resumed_handshakes_go_first_and_full_ones_are_not_kept_out() {
-        let mut budget = HandshakeBudget::new(Instant(0));
-        let conn = |slot| ConnId { slot, generation: 0 };
-        budget.full.extend((0..3).map(conn));
-        budget.resumed.extend((10..17).map(conn));
-        let order = std::iter::from_fn(|| budget.next()).map(|conn| conn.slot);
-        assert_eq!(order.collect::<Vec<_>>(), [10, 11, 12, 0, 13, 14, 15, 1, 16, 2]);
-        assert_eq!(budget.ready_at(), Instant::FAR);
-    }
 }
