@@ -103,6 +103,10 @@ pub struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 64)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections: u32,
+    /// Connections being made at once, by each worker; all of them at once are a storm.
+    #[arg(long, value_name = "N", default_value_t = crate::peer::crowd::DIALS_DEFAULT)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub dials: u32,
     /// Closed loop: operations under way on each connection.
     #[arg(long, value_name = "K", default_value_t = 1, conflicts_with = "rate")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]

@@ -235,6 +235,7 @@ fn parts(args: &LoadArgs) -> Result<Vec<Part>, Report> {
                 script: script(args, &target, scenario, tag)?,
                 load,
                 connections,
+                dials: args.dials,
                 warm_up: args.warmup,
                 duration: args.duration,
                 timeout: args.timeout,

@@ -22,8 +22,8 @@ use crate::tls::ClientSide;
 
 /// Operations under way in an open loop: 64*T1 of a hundred thousand arrivals would be more than any server holds.
 pub const OPERATIONS_MAX: u32 = 65_536;
-/// Connections being made at once, so that a listener's backlog is never the limit.
-const DIALS_AT_ONCE: u32 = 64;
+/// Connections being made at once unless the plan says otherwise, so that a listener's backlog is not the limit.
+pub const DIALS_DEFAULT: u32 = 64;
 /// A connection and its handshake take no longer; beyond is a fault.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Work begins when all connections stand, or after this.
@@ -58,6 +58,8 @@ pub struct Plan {
     pub load: Load,
     /// Of this worker; not 0.
     pub connections: u32,
+    /// Of them being made at once; not 0.
+    pub dials: u32,
     pub warm_up: Duration,
     pub duration: Duration,
     /// Longest wait for an operation to end.

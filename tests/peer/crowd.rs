@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ringfront::base::machine::{CloseCause, Input, Machine};
 use ringfront::base::time::Instant;
-use ringfront::peer::crowd::{Crowd, Load, Plan};
+use ringfront::peer::crowd::{Crowd, DIALS_DEFAULT, Load, Plan};
 use ringfront::peer::scenario::{Scenario, Script, Theme};
 use ringfront::peer::tally::{Fault, Measure, Phase, Tally};
 
@@ -40,6 +40,7 @@ fn plan(scenario: Scenario, load: Load, tls: Option<ringfront::tls::ClientSide>)
         script: Script::new(&theme).unwrap(),
         load,
         connections: 5,
+        dials: DIALS_DEFAULT,
         warm_up: Duration::from_millis(10),
         duration: Duration::from_millis(100),
         timeout: Duration::from_secs(32),

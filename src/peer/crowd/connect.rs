@@ -4,7 +4,7 @@
 
 use super::super::scenario::Scenario;
 use super::super::tally::{Fault, Measure, Phase};
-use super::{BACK_OFF, CONNECT_PATIENCE, ClientPhase, Crowd, DIALS_AT_ONCE, NONE};
+use super::{BACK_OFF, CONNECT_PATIENCE, ClientPhase, Crowd, NONE};
 use crate::base::machine::{CloseCause, ConnId};
 use crate::base::time::Instant;
 use crate::tls::Session;
@@ -16,7 +16,7 @@ impl Crowd {
     }
 
     pub(super) fn dial_waiting(&mut self, now: Instant) {
-        while self.dialling < DIALS_AT_ONCE
+        while self.dialling < self.plan.dials
             && let Some(client) = self.to_dial.pop_front()
         {
             self.dial(client, now, now);
