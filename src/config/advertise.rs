@@ -9,6 +9,7 @@ use super::file;
 use super::read::{At, Many, Written};
 use super::snapshot::{Advertised, Family, Listener, Transport, Zone, ZoneAdvertised};
 use super::value::HostPort;
+use crate::tls::identity::{self, Carries};
 
 /// What one `advertise` says for each family.
 #[derive(Clone, Debug, Default)]
@@ -91,6 +92,32 @@ pub(super) fn listener(
         check.fault(at, why, "write advertise = \"sip.example.com\" in the zone or the listener");
     }
     Advertised { host: literal(bind.ip()), port: bind.port(), transport }
+}
+
+/// What we write into Record-Route, Path and Via must be a name of our certificates: a peer that dials it looks for
+/// it there (RFC 5922 7.5).
+pub(super) fn carried(check: &mut Check<'_>, listeners: &[Listener], at: &At) {
+    let mut said: Vec<&str> = Vec::new();
+    for Listener { advertised, identities, .. } in listeners {
+        let host: &str = &advertised.host;
+        if identities.is_empty() || said.contains(&host) {
+            continue;
+        }
+        said.push(host);
+        let why = match identity::carries(identities, host) {
+            Carries::Yes => continue,
+            Carries::ByWildcard => {
+                "stands in the certificates as a wildcard only: strict SIP peers refuse that (RFC 5922 7.2)"
+            }
+            Carries::No => {
+                "stands in none of the certificates: who dials it refuses them (RFC 5922 7.5)"
+            }
+        };
+        let cure = format!(
+            "request a certificate with the subject alternative name {host}, or advertise a name that it has"
+        );
+        check.note(at, format!("{host}, which is advertised, {why}"), cure);
+    }
 }
 
 /// An address as it stands in a URI.

@@ -338,6 +338,7 @@ impl Check<'_> {
         let (Some((name, _)), Some(zone), Some((transport, _))) = (name, zone, spoken) else {
             return;
         };
+        let first = listeners.len();
         for bind in addresses {
             listeners.push(Listener {
                 name: name.0.clone(),
@@ -349,6 +350,7 @@ impl Check<'_> {
                 identities: identities.clone(),
             });
         }
+        advertise::carried(self, &listeners[first..], table.certificates.at().unwrap_or(at));
     }
 
     /// The proxies whose header is required; none: it is off.

@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::expiry::Certificate;
+use super::expiry::{Ending, Kind};
 use super::host::{Guard, HostReport};
 use super::pools;
 use super::resolve::names::Names;
@@ -55,7 +55,7 @@ pub fn metrics(
     snapshot: &Snapshot,
     orders: &[Order],
     (backend_names, now): (&Names, Instant),
-    (certificates, reloads): (&[Certificate], Reloads),
+    (endings, reloads): (&[Ending], Reloads),
     host_report: &HostReport,
 ) -> String {
     let mut families = vec![
@@ -64,7 +64,7 @@ pub fn metrics(
             .with([], snapshot.generation),
     ];
     connections(&mut families, totals, snapshot);
-    families.push(expiry(certificates));
+    families.extend(expiry(endings));
     let results = [("taken_over", reloads.taken_over), ("refused", reloads.refused)];
     families.push(results.into_iter().fold(
         Family::counter("ringfront_reloads", "Reloads of the configuration, by how they went"),
@@ -111,16 +111,33 @@ fn host(families: &mut Vec<Family>, report: &HostReport) {
     families.extend([drift, guard, dropped]);
 }
 
-fn expiry(certificates: &[Certificate]) -> Family {
-    let mut expiry = Family::gauge(
+fn expiry(endings: &[Ending]) -> [Family; 3] {
+    let mut certificates = Family::gauge(
         "ringfront_certificate_expiry_timestamp_seconds",
         "When a certificate of ours ends, in seconds since 1970",
     );
-    for one in certificates {
-        let labels = [("place", one.place.clone()), ("chain", one.chain.display().to_string())];
-        expiry = expiry.with(labels, u64::try_from(one.not_after).unwrap_or(0));
+    let mut authorities = Family::gauge(
+        "ringfront_authority_expiry_timestamp_seconds",
+        "When a CA that we trust ends, in seconds since 1970",
+    );
+    let mut lists = Family::gauge(
+        "ringfront_revocation_list_expiry_timestamp_seconds",
+        "When the next one of a revocation list is due, in seconds since 1970",
+    );
+    for one in endings {
+        let (place, name) = (one.place.clone(), one.name.clone());
+        let end = u64::try_from(one.not_after).unwrap_or(0);
+        match one.kind {
+            Kind::Certificate => {
+                certificates = certificates.with([("place", place), ("chain", name)], end);
+            }
+            Kind::Authority => {
+                authorities = authorities.with([("place", place), ("subject", name)], end);
+            }
+            Kind::RevocationList => lists = lists.with([("issuer", name)], end),
+        }
     }
-    expiry
+    [certificates, authorities, lists]
 }
 
 fn zone_name(snapshot: &Snapshot, zone: usize) -> String {
@@ -580,11 +597,11 @@ mod tests {
         let control = crate::config::load(None, &host).expect("the embedded default").control;
         let now = tokio::time::Instant::now().into_std();
         let names = Names::new(&control.resolver, &snapshot, now);
-        let certificate = Certificate {
-            place: "listener edge-tls".to_owned(),
-            chain: "/etc/ringfront/fullchain.pem".into(),
-            not_after: 1_800_000_000,
-        };
+        let certificate = Ending::certificate(
+            "listener edge-tls".to_owned(),
+            "/etc/ringfront/fullchain.pem".to_owned(),
+            1_800_000_000,
+        );
         let orders = [Order::Drain];
         let certificates = [certificate];
         let text = metrics(

@@ -626,7 +626,7 @@ impl Supervisor {
                     snapshot,
                     &self.running.settings.orders,
                     (view.names, view.now),
-                    (self.expiry.certificates(), self.reloads),
+                    (self.expiry.endings(), self.reloads),
                     &self.host.latest(),
                 ),
             ),
@@ -724,6 +724,9 @@ impl Supervisor {
             }
         };
         self.watch.replace(self.reload.files(&fresh.files));
+        for note in &fresh.notes {
+            tracing::warn!("{}", note.line());
+        }
         let workers = running.workers.len();
         let made = &running.made;
         let (configured, keys) =

@@ -86,6 +86,34 @@ fn sip_domain(uri: &str) -> Option<&str> {
     usable.then_some(host)
 }
 
+/// How a certificate stands to the name that a server is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Carries {
+    No,
+    /// Only by a wildcard, which SIP peers do not accept (RFC 5922 7.2).
+    ByWildcard,
+    Yes,
+}
+
+/// How the certificate `leaf` (DER) stands to `host`, a name or an address: what a strict peer that dialled it would
+/// find (RFC 5922 7.3). A certificate that cannot be read carries nothing.
+pub(super) fn carries(leaf: &[u8], host: &str) -> Carries {
+    let der = CertificateDer::from(leaf);
+    let (Ok(leaf), Ok(name)) = (EndEntityCert::try_from(&der), ServerName::try_from(host)) else {
+        return Carries::No;
+    };
+    let ServerName::DnsName(domain) = &name else {
+        let valid = leaf.verify_is_valid_for_subject_name(&name).is_ok();
+        return if valid { Carries::Yes } else { Carries::No };
+    };
+    let identity = PeerIdentity::read(&leaf);
+    match (identity.is(domain.as_ref()), identity.covers(domain.as_ref())) {
+        (true, _) => Carries::Yes,
+        (false, true) => Carries::ByWildcard,
+        (false, false) => Carries::No,
+    }
+}
+
 /// Whether `pattern`, `*.` and a name, covers `name`: exactly one label in the place of the star.
 pub(super) fn wildcard_covers(pattern: &str, name: &str) -> bool {
     let (Some(suffix), Some((label, rest))) = (pattern.strip_prefix("*."), name.split_once('.'))

@@ -14,7 +14,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, SignatureAlgorithm};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
-use super::client_auth::{ClientPolicy, ServerPolicy, Trust, TrustFault, wildcard_covers};
+pub use super::client_auth::Carries;
+use super::client_auth::{self, ClientPolicy, ServerPolicy, Trust, TrustFault, wildcard_covers};
 use super::clock::{TimeProvider, UnixTime};
 use super::fault::{Fault, FaultKind};
 use super::load_sessions::LoadSessions;
@@ -194,6 +195,27 @@ pub struct IdentityFacts {
 /// Everything that is wrong with an identity at `now` (seconds since 1970), or what is known of it.
 pub fn examine(files: &IdentityFiles, now: u64) -> Result<IdentityFacts, Vec<IdentityFault>> {
     load(files, now, &provider(&[Group::X25519], &CipherSuite::ALL)).map(|loaded| loaded.facts)
+}
+
+/// Subject and end (seconds since 1970) of a CA certificate in DER.
+pub fn authority_end(der: &[u8]) -> Option<(String, i64)> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    Some((certificate.subject().to_string(), certificate.validity().not_after.timestamp()))
+}
+
+/// Issuer of a revocation list in DER, when it was made and when the next one is due, where it says so.
+pub fn list_end(der: &[u8]) -> Option<(String, i64, i64)> {
+    let (_, list) = x509_parser::parse_x509_crl(der).ok()?;
+    let next = list.next_update()?.timestamp();
+    Some((list.issuer().to_string(), list.last_update().timestamp(), next))
+}
+
+/// How well these identities together carry `host`, a name or an address as it stands in a URI: what another server
+/// that dials it would find (RFC 5922 7.3).
+pub fn carries(identities: &[IdentityFiles], host: &str) -> Carries {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let leaves = identities.iter().filter_map(|files| files.chain.first());
+    leaves.map(|leaf| client_auth::carries(leaf, host)).max().unwrap_or(Carries::No)
 }
 
 struct Loaded {

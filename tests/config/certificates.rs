@@ -85,12 +85,16 @@ fn params(name: &str, from: i64, until: i64) -> CertificateParams {
 
 /// Chain (leaf and CA), key, and the CA alone, PEM.
 fn leaf(from: i64, until: i64) -> (String, String, String) {
+    leaf_of("sip.example.com", from, until)
+}
+
+fn leaf_of(name: &str, from: i64, until: i64) -> (String, String, String) {
     let mut ca = params("CA", -10, 1000);
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let issuer = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
     let issuing: &Issuer<'_, KeyPair> = &issuer;
-    let leaf = params("sip.example.com", from, until).signed_by(&key, issuing).unwrap();
+    let leaf = params(name, from, until).signed_by(&key, issuing).unwrap();
     (format!("{}{}", leaf.pem(), issuer.pem()), key.serialize_pem(), issuer.pem())
 }
 
@@ -98,6 +102,42 @@ const PAIR: &str = "[{ chain = 'chain.pem', key = 'key.pem' }]";
 
 fn identities(settled: Settled) -> Vec<IdentityFiles> {
     settled.snapshot.listeners.into_iter().next().expect("a listener").identities
+}
+
+/// 5922-7.5-a
+#[test]
+fn an_advertised_name_that_no_certificate_carries_is_said() {
+    let place = Place::new(-1, 90);
+    let said = |advertise: &str, certificates: &str| -> Vec<String> {
+        let text = format!(
+            "[zone.edge]\ntransports = 'tls'\n[[listener]]\nname = 'edge-tls'\nzone = 'edge'\n\
+             transport = 'tls'\nbind = ['192.0.2.1:5061', '192.0.2.2:5061']\n{advertise}\n\
+             certificates = {certificates}\n"
+        );
+        let settled = place.load_text(&text, &host()).expect("good");
+        let notes = settled.notes.iter().filter(|note| note.why.contains("which is advertised"));
+        let notes = notes.inspect(|note| assert!(note.key.ends_with("certificates"), "{note:?}"));
+        notes.map(|note| note.why.clone()).collect()
+    };
+    for good in ["sip.example.com", "SIP.Example.COM", "sip.example.com:5071"] {
+        assert_eq!(said(&format!("advertise = '{good}'"), PAIR), Vec::<String>::new());
+    }
+    // Once for both addresses.
+    let other = said("advertise = 'other.example.com'", PAIR);
+    assert_eq!(other.len(), 1, "{other:?}");
+    assert!(other[0].starts_with("other.example.com, which is advertised, stands in none"));
+    // Without `advertise` the bound addresses are what is told.
+    assert_eq!(said("", PAIR).len(), 2);
+    // One of several certificates is enough; a wildcard is told apart.
+    let (chain, key, _) = leaf_of("*.example.com", -1, 90);
+    place.write("wild.pem", &chain, 0o644);
+    place.write("wild.key", &key, 0o600);
+    let wild = "{ chain = 'wild.pem', key = 'wild.key' }";
+    let only = said("advertise = 'sip.example.com'", &format!("[{wild}]"));
+    assert!(only.len() == 1 && only[0].contains("as a wildcard only"), "{only:?}");
+    let both = "[{ chain = 'chain.pem', key = 'key.pem' }, { names = ['a.example.com'], \
+                chain = 'wild.pem', key = 'wild.key' }]";
+    assert_eq!(said("advertise = 'sip.example.com'", both), Vec::<String>::new());
 }
 
 #[test]
