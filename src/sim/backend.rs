@@ -19,6 +19,10 @@ pub struct Backend {
     /// Links of workers and connections of its own.
     pub lines: Vec<WireId>,
     relays: Vec<Relay>,
+    /// INVITEs that it has heard, with their numbers.
+    pub invites: Vec<(usize, Text)>,
+    /// Branches that were acknowledged to it by the front-end.
+    pub acknowledged: Vec<String>,
     dials: u16,
 }
 
@@ -41,6 +45,8 @@ impl Backend {
             sulks: false,
             lines: Vec::new(),
             relays: Vec::new(),
+            invites: Vec::new(),
+            acknowledged: Vec::new(),
             dials: 0,
         }
     }
@@ -51,15 +57,17 @@ impl Cast {
 
     pub fn backend_requested(&mut self, backend: usize, line: WireId, id: usize, text: &Text) {
         let agent = self.agent_of(backend);
+        if text.method() == "INVITE" && self.oracle.failover {
+            self.backends[backend].invites.push((id, text.clone()));
+        }
+        if self.refuses(backend, line, id, text) {
+            return;
+        }
         if text.method() == "REGISTER" {
             self.bind(line, id, text);
             return self.called(agent, line, id, text);
         }
-        let relayed = self.backends[backend]
-            .relays
-            .iter()
-            .position(|relay| relay.came_branch == text.branch() && !text.branch().is_empty());
-        if let Some(place) = relayed
+        if let Some(place) = self.relayed(backend, &text.branch())
             && matches!(text.method(), "ACK" | "CANCEL")
         {
             if text.method() == "CANCEL" {
@@ -190,7 +198,13 @@ impl Cast {
         });
     }
 
-    fn relay_cancel(&mut self, backend: usize, place: usize) {
+    /// What was passed on of the request that came with this branch.
+    pub fn relayed(&self, backend: usize, branch: &str) -> Option<usize> {
+        let mut relays = self.backends[backend].relays.iter();
+        relays.position(|relay| relay.came_branch == branch && !branch.is_empty())
+    }
+
+    pub fn relay_cancel(&mut self, backend: usize, place: usize) {
         let relay = &self.backends[backend].relays[place];
         let (left, way) = (relay.left, self.oracle.sents[relay.left].line);
         if relay.done || !self.speaks(way) {

@@ -10,7 +10,7 @@ use super::world::World;
 use crate::base::time::Instant;
 use crate::config::snapshot::ProbeMethod;
 use crate::proxy::{Proxy, Report};
-use crate::telemetry::counter::{Counters, HealthEvent, Refused};
+use crate::telemetry::counter::{Counters, Ended, HealthEvent, Refused, Retry};
 use crate::worker::turn::{Turn, TurnCounts};
 
 /// Sums over all lives.
@@ -70,10 +70,9 @@ pub fn settled(world: &mut World) {
             });
         }
     }
+    world.cast.check_ended();
     world.close_all_books();
-    let late = HealthEvent::ProbeTimeout as usize;
-    let late: u64 = world.books.counters.health.iter().map(|events| events[late]).sum();
-    (0..late).for_each(|_| world.net.borrow_mut().faults.count(Fault::ProbeTimeout));
+    count_faults(world);
     check_buffers(world);
     for line in &world.cast.lines {
         let whole = line.open && line.ended_at.is_none() && line.heard > 0;
@@ -107,6 +106,22 @@ pub fn settled(world: &mut World) {
     ledger(world);
 }
 
+/// Faults that only the front-end's own counts tell of.
+fn count_faults(world: &World) {
+    let late = HealthEvent::ProbeTimeout as usize;
+    let late: u64 = world.books.counters.health.iter().map(|events| events[late]).sum();
+    (0..late).for_each(|_| world.net.borrow_mut().faults.count(Fault::ProbeTimeout));
+    for (fault, why) in [
+        (Fault::Unsent, Retry::Unsent),
+        (Fault::LostInFlight, Retry::ConnectionLost),
+        (Fault::Unavailable, Retry::Unavailable),
+        (Fault::Unanswered, Retry::ResponseTimeout),
+    ] {
+        let struck = world.books.counters.retries[why as usize];
+        (0..struck).for_each(|_| world.net.borrow_mut().faults.count(fault));
+    }
+}
+
 fn full_mailboxes(world: &mut World) {
     let full: u64 = world
         .workers
@@ -136,6 +151,7 @@ fn named_losses(counters: &Counters) -> u64 {
         Refused::ResponseForged,
         Refused::ResponseUnsent,
         Refused::AnswerUnsent,
+        Refused::TimedOut,
     ];
     names.iter().map(|name| counters.refused(*name)).sum()
 }
@@ -205,8 +221,15 @@ fn ledger(world: &mut World) {
     let responses: u64 = counters.zones.iter().map(|zone| zone.responses).sum();
     let passed: u64 = counters.zones.iter().map(|zone| zone.responses_forwarded).sum();
     let unsent = sum(&[Refused::Unsent]);
-    let came = requests + unsent;
-    let went = forwarded + answers + sum(&[Refused::AckDropped]);
+    // A transaction whose state is kept goes out again, says that it is under way, and is answered after it went out.
+    let again: u64 =
+        counters.retries.iter().sum::<u64>() - counters.retries[Retry::LinkFull as usize];
+    let trying = counters.answers().find(|it| it.0 == 100).map_or(0, |it| it.1);
+    let kept = again + trying + counters.ended[Ended::Concluded as usize];
+    let came = requests + unsent + kept;
+    let went = forwarded
+        + answers
+        + sum(&[Refused::AckDropped, Refused::AckAbsorbed, Refused::Retransmission]);
     let lost = sum(&[
         Refused::ResponseMalformed,
         Refused::ResponseNotOurs,
@@ -216,6 +239,10 @@ fn ledger(world: &mut World) {
         Refused::ResponseTrying,
         Refused::ResponseEndsHere,
         Refused::ResponseUnsent,
+        Refused::ResponseStray,
+        Refused::ResponseLate,
+        Refused::ResponseProvisional,
+        Refused::ResponseUnavailable,
     ]);
     // What a panic interrupts has no other name than the panic.
     if world.books.panics > 0 {
@@ -224,7 +251,7 @@ fn ledger(world: &mut World) {
     let oracle = &mut world.cast.oracle;
     oracle.judge(Judge::Ledger, came == went, || {
         format!(
-            "{requests} requests, {unsent} came back; {forwarded} forwarded, {answers} answered"
+            "{requests} requests, {unsent} came back, {kept} by state; {forwarded} forwarded, {answers} answered"
         )
     });
     oracle.judge(Judge::Ledger, responses == passed + lost + probed, || {

@@ -59,6 +59,7 @@ impl Cast {
         let backends: Vec<Backend> = (0..setting::BACKENDS).map(Backend::new).collect();
         let agents = (0..phones.len() + backends.len()).map(|_| Agent::default()).collect();
         let mut oracle = Oracle::new(setting.facts(), options.is_calm());
+        oracle.failover = options.failover;
         oracle.affinity_by_source = options.affinity == crate::config::snapshot::Affinity::Source;
         Cast {
             net,
@@ -272,6 +273,14 @@ impl Cast {
             && text.marker().is_none()
         {
             return self.probed(backend, line, &text);
+        }
+        if let Holder::Link(backend) = self.lines[line].holder
+            && self.oracle.failover
+            && let Some(text) = Text::parse(message)
+            && matches!(text.method(), "ACK" | "CANCEL")
+            && text.marker().is_none()
+        {
+            return self.hop_heard(backend, line, &text);
         }
         let receipt = {
             let net = self.net.borrow();

@@ -46,6 +46,11 @@ pub enum Fault {
     ProbeRefused,
     /// A probe had no answer in time.
     ProbeTimeout,
+    /// A request went to another backend: it had not left, its connection was lost, it was refused, or nobody answered.
+    Unsent,
+    LostInFlight,
+    Unavailable,
+    Unanswered,
     /// A bit of ciphertext was flipped.
     FlippedBit,
     /// A handshake was left unfinished.
@@ -76,7 +81,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 41] = {
+    pub const ALL: [Fault; 45] = {
         use Fault as F;
         [
             F::Split,
@@ -103,6 +108,10 @@ impl Fault {
             F::BackendReturned,
             F::ProbeRefused,
             F::ProbeTimeout,
+            F::Unsent,
+            F::LostInFlight,
+            F::Unavailable,
+            F::Unanswered,
             F::FlippedBit,
             F::HandshakeStalled,
             F::MailboxFull,
@@ -149,6 +158,10 @@ impl Fault {
             Fault::BackendReturned => "backend returned",
             Fault::ProbeRefused => "probe refused",
             Fault::ProbeTimeout => "probe timeout",
+            Fault::Unsent => "elsewhere: unsent",
+            Fault::LostInFlight => "elsewhere: lost",
+            Fault::Unavailable => "elsewhere: refused",
+            Fault::Unanswered => "elsewhere: unanswered",
             Fault::FlippedBit => "flipped bit",
             Fault::HandshakeStalled => "handshake stalled",
             Fault::MailboxFull => "mailbox full",

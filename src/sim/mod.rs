@@ -9,6 +9,7 @@ mod balance;
 mod cast;
 mod compose;
 mod crypto;
+mod failover;
 pub mod faults;
 mod hostile;
 mod ladder;

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use super::failover;
 use super::line::{Holder, Line};
 use super::reference::{self, Facts, Words};
 use super::text::{Text, parts_of, uri_in};
@@ -45,10 +46,12 @@ pub enum Judge {
     Rest,
     /// A ping has one answer.
     Pong,
+    /// What is kept of a transaction is used as the rules say, and every call ends.
+    Failover,
 }
 
 impl Judge {
-    pub const ALL: [Judge; 16] = [
+    pub const ALL: [Judge; 17] = [
         Judge::Ledger,
         Judge::Reference,
         Judge::Answer,
@@ -65,6 +68,7 @@ impl Judge {
         Judge::Stale,
         Judge::Rest,
         Judge::Pong,
+        Judge::Failover,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -85,6 +89,7 @@ impl Judge {
             Judge::Stale => "stale",
             Judge::Rest => "rest",
             Judge::Pong => "pong",
+            Judge::Failover => "failover",
         }
     }
 }
@@ -146,6 +151,8 @@ pub struct Sent {
     /// Where it was heard, and how often.
     pub heard_at: Option<WireId>,
     pub heard: u32,
+    /// Who heard it, and which attempt of the front-end's that was.
+    pub hearers: Vec<(WireId, u8)>,
     pub heard_when: Instant,
     /// Final answers that its sender has heard: status, and whether a peer said it.
     pub answers: Vec<(u16, bool)>,
@@ -182,6 +189,8 @@ pub struct Oracle {
     pub doubtful: Vec<(usize, WireId)>,
     /// Nothing is excused.
     pub strict: bool,
+    /// The pool keeps the state of its transactions.
+    pub failover: bool,
     /// By source address instead of Call-ID.
     pub affinity_by_source: bool,
     compared: [u64; Judge::ALL.len()],
@@ -204,6 +213,7 @@ impl Oracle {
             troubled_at: Instant(0),
             doubtful: Vec::new(),
             strict,
+            failover: false,
             affinity_by_source: false,
             compared: [0; Judge::ALL.len()],
             answered: 0,
@@ -277,6 +287,7 @@ impl Oracle {
             hostile,
             heard_at: None,
             heard: 0,
+            hearers: Vec::new(),
             heard_when: Instant::FAR,
             answers: Vec::new(),
             heard_text: None,
@@ -389,7 +400,12 @@ impl Oracle {
         self.judge(Judge::Reference, fault.is_none(), || {
             format!("message m{id}: {}", fault.unwrap_or_default())
         });
-        self.check_order(id, line);
+        // What is sent elsewhere comes later than what was said after it.
+        let kept = self.is_kept(&self.sents[id]);
+        let again = self.sents[id].heard > 0;
+        if !kept || (self.strict && !again) {
+            self.check_order(id, line);
+        }
         match self.sents[id].kind.clone() {
             Kind::Request { target, .. } => {
                 self.check_target(net, lines, id, line, &target);
@@ -398,13 +414,18 @@ impl Oracle {
             Kind::Response { to, status } => self.check_asker(lines, id, line, to, status),
             Kind::Garbage { .. } => {}
         }
+        let attempt = if kept { failover::attempt(&text.branch()) } else { 0 };
+        if again && kept {
+            self.check_repeated(lines, id, line, attempt);
+        } else {
+            self.judge(Judge::Asker, !again, || format!("message m{id} was heard twice"));
+        }
         let sent = &mut self.sents[id];
+        sent.hearers.push((line, attempt));
         sent.heard += 1;
         sent.heard_at = Some(line);
         sent.heard_when = net.now();
         sent.heard_text = Some(message.to_owned());
-        let twice = sent.heard > 1;
-        self.judge(Judge::Asker, !twice, || format!("message m{id} was heard twice"));
         Receipt::Peer(id)
     }
 
@@ -437,7 +458,8 @@ impl Oracle {
         self.judge(Judge::Target, good, || {
             format!("request m{id} for {target:?} came to line {line}, {holder:?}")
         });
-        if *target == Target::Pool && good {
+        let moves = self.failover && (!self.strict || self.sents[id].heard > 0);
+        if *target == Target::Pool && good && !moves {
             self.check_affinity(net, lines, id, line);
         }
     }
@@ -499,13 +521,12 @@ impl Oracle {
     }
 
     fn check_asker(&mut self, lines: &[Line], id: usize, line: WireId, to: usize, status: u16) {
-        let asked = self.sents[to].heard_at;
         let from = self.sents[id].line;
         let asker = self.sents[to].line;
-        let by_asked = asked.is_some_and(|asked| {
-            asked == from
-                || lines[asked].holder.backend().is_some()
-                    && lines[asked].holder.backend() == lines[from].holder.backend()
+        let by_asked = self.sents[to].hearers.iter().any(|(asked, _)| {
+            *asked == from
+                || lines[*asked].holder.backend().is_some()
+                    && lines[*asked].holder.backend() == lines[from].holder.backend()
         });
         self.judge(Judge::Asker, asker == line && by_asked, || {
             format!("response m{id} to m{to} of line {asker} came to line {line} from line {from}")
@@ -552,11 +573,14 @@ impl Oracle {
                 format!("{status} to m{id}: {}", fault.unwrap_or_default())
             });
         }
-        self.answer_heard(id, status, false);
+        if status >= 200 {
+            self.answer_heard(id, status, false);
+        }
         Receipt::Own(id)
     }
 
     fn answer_heard(&mut self, id: usize, status: u16, by_peer: bool) {
+        self.check_final(id, status, by_peer);
         let answers = &mut self.sents[id].answers;
         self.answered += u32::from(answers.is_empty());
         answers.push((status, by_peer));
@@ -568,6 +592,7 @@ impl Oracle {
         let slow = net.now().since(self.sents[id].at) >= MESSAGE_MOMENT && !self.strict;
         match &self.sents[id].kind {
             Kind::Request { .. } if status == 400 && slow => true,
+            Kind::Request { .. } if self.is_due_by_state(net.now(), id, status) => true,
             Kind::Garbage { .. } => matches!(status, 400 | 413 | 501 | 505),
             Kind::Response { .. } => false,
             Kind::Request { target: Target::Nobody(statuses), .. } => {

@@ -347,7 +347,7 @@ pub fn answer(text: &Text, from: &Place, status: u16, reason: &str) -> Vec<Piece
     }
     for name in ["from", "to", "call-id", "cseq"] {
         let Some(line) = text.lines.iter().find(|line| name_of(line) == name) else { continue };
-        if name == "to" && text.to_tag().is_none() {
+        if name == "to" && text.to_tag().is_none() && status != 100 {
             let (_, end) = value_span(line);
             out.push(Piece::Text(format!("{};tag=", &line[..end])));
             out.push(Piece::Tag);

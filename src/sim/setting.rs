@@ -105,6 +105,9 @@ pub struct Options {
     pub group: Group,
     pub lanes: u8,
     pub failover: bool,
+    pub response_timeout: Duration,
+    /// Transactions whose state a worker keeps.
+    pub transactions_kept: u32,
     pub weather: Weather,
     pub rough: Rough,
     pub strikes: Strikes,
@@ -141,6 +144,8 @@ impl Options {
             group: Group::X25519,
             lanes: 1,
             failover: false,
+            response_timeout: Duration::from_secs(5),
+            transactions_kept: 10_000,
             weather: Weather { latency: (20_000, 200_000), split: 0, dribble: 0, window: WIDE },
             rough: Rough::default(),
             strikes: Strikes::default(),
@@ -179,6 +184,7 @@ impl Options {
         options.affinity =
             [Affinity::CallId, Affinity::CallId, Affinity::Source][random.below(3) as usize];
         options.health = drawn_health(seed);
+        options.draw_failover();
         options.tls_uri = if random.one_in(3) { TlsUri::Transport } else { TlsUri::Sips };
         if seed.is_multiple_of(8) {
             return options;
@@ -186,6 +192,20 @@ impl Options {
         options.roughen(&mut random);
         options.cramp(&mut random);
         options
+    }
+
+    /// Half of the seeds keep the state of transactions; from dice of their own, and not those that are named after
+    /// older faults.
+    fn draw_failover(&mut self) {
+        let mut random = Random::new(self.seed ^ 0x0fa1_10e5);
+        self.failover = self.seed >= 64 && random.one_in(2);
+        if !self.failover {
+            return;
+        }
+        self.response_timeout = Duration::from_millis(1500 + random.below(3000));
+        if !self.seed.is_multiple_of(8) && random.one_in(5) {
+            self.transactions_kept = 1 + random.below(12) as u32;
+        }
     }
 
     /// A network, a kernel and a world that are not kind, each in some ways.
@@ -251,7 +271,10 @@ impl Options {
 
     /// Whether a message may be lost or refused for want of anything.
     pub fn is_calm(&self) -> bool {
-        let roomy = self.mailbox >= 64 && self.accept_limit >= 48 && self.outbox > 64 * 1024;
+        let roomy = self.mailbox >= 64
+            && self.accept_limit >= 48
+            && self.outbox > 64 * 1024
+            && self.transactions_kept >= 10_000;
         let rough = &self.rough;
         !self.strikes.any() && roomy && rough.no_descriptor == 0 && self.hostile == 0
     }
@@ -476,7 +499,7 @@ impl Setting {
             lanes: options.lanes,
             failover: options.failover,
             connect_timeout: Duration::from_secs(1),
-            response_timeout: Duration::from_secs(5),
+            response_timeout: options.response_timeout,
             health: options.health,
             shared_dialogs: false,
             slow_start: Duration::ZERO,
@@ -511,6 +534,9 @@ impl Setting {
             requests_per_prefix: Rate { count: 100_000, per: second },
             handshake_rate_per_prefix: Rate { count: 100_000, per: second },
             outbox: self.options.outbox,
+            transactions_per_core: self.options.transactions_kept,
+            // Who waits for Timer C is not hung up on meanwhile.
+            idle_timeout: if self.options.failover { 30 * 60 } else { 120 } * second,
             head: 8 * 1024,
             body: 8 * 1024,
             ..Limits::default()

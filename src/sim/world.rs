@@ -34,6 +34,8 @@ const EVENTS_MAX: u64 = 3_000_000;
 /// of a link and the longest ringing are behind it.
 const ACTIVE: u64 = 90 * SECOND;
 const SETTLING: u64 = 20 * SECOND;
+/// With failover Timer C is behind it, too (RFC 3261 16.6 step 11).
+const SETTLING_FAILOVER: u64 = 230 * SECOND;
 /// The end of it, when nobody has anything to do; turns that are taken then: back-offs, idle connections, drains.
 const RESTING: u64 = 5 * SECOND;
 const RESTING_STEPS: u64 = 400;
@@ -139,7 +141,8 @@ impl World {
             active = active + self.jumped.saturating_sub(jumped);
         }
         self.calm_down();
-        self.pass(SETTLING - RESTING);
+        let failover = self.setting.options.failover;
+        self.pass(if failover { SETTLING_FAILOVER } else { SETTLING } - RESTING);
         let before = (self.steps, self.probes());
         self.pass(RESTING);
         self.check_rest(before);
