@@ -470,9 +470,6 @@ impl Check<'_> {
         let zone = self
             .required(&table.zone, at, "zone", "\"core\"")
             .and_then(|name| self.find_name("zone", name, &names));
-        if let Some((true, at)) = table.failover.good() {
-            self.fault(at, "this version does not retry elsewhere", "write failover = false");
-        }
         let lanes = match table.lanes.good() {
             Some((Count(lanes), at)) if *lanes > u32::from(u8::MAX) => {
                 self.fault(at, format!("{lanes} lanes: 255 are the most"), "write at most 255");
