@@ -1,7 +1,7 @@
 //! Bodies of the fuzz targets of this floor (`tests/fuzz/` calls them). Each takes any bytes and panics when a promise is
 //! broken. Never shares code with what it judges but the scanner.
 
-use super::stand::{At, Bench, request, response};
+use super::stand::{At, Bench, request, response, snapshot};
 use super::token::{BEGINNING, BranchKey, FlowId, PeerId, Reading, TokenKeys, TokenKind};
 use super::*;
 use crate::base::time::Duration;
@@ -138,8 +138,11 @@ struct Play {
 /// requests and none on responses, and afterwards it holds nothing back and serves.
 pub fn whole(data: &[u8]) {
     let mut source = Source(data);
+    let mut snapshot = snapshot();
+    snapshot.pools[0].failover = source.byte() & 1 == 1;
+    snapshot.limits.transactions_per_core = 1 + u32::from(source.byte());
     let mut play = Play {
-        bench: Bench::new(2),
+        bench: Bench::with(2, snapshot),
         parties: Vec::new(),
         asked: None,
         heard: Vec::new(),
@@ -276,7 +279,8 @@ impl Play {
         for at in self.parties.clone() {
             self.bench.hang_up(at);
         }
-        for _ in 0..3 {
+        // Timer C, and what follows it, is past.
+        for _ in 0..6 {
             self.bench.pass(Duration::from_secs(40));
         }
         self.listen();
@@ -284,6 +288,7 @@ impl Play {
         for worker in &bench.workers {
             assert_eq!(worker.core.connections.live_accepted(), 0, "a connection is left");
             assert_eq!(worker.core.chunks.bytes_out(), 0, "a chunk is not at home");
+            assert!(worker.core.transactions.is_empty(), "a transaction is left");
         }
         let client = bench.client();
         bench.send(client, &request("OPTIONS", "sip:edge.example.com", "last", ""));
@@ -312,6 +317,6 @@ mod tests {
 
     #[test]
     fn scripts_leave_a_proxy_that_serves() {
-        run(60, 600, whole);
+        run(120, 600, whole);
     }
 }
