@@ -153,7 +153,7 @@ impl Check<'_> {
         };
         let private = self.key(key);
         let ocsp = self.ocsp(ocsp);
-        let ((path, chain_at), (_, key_at)) = (chain.good()?, key.good()?);
+        let ((path, chain_at), (key_path, key_at)) = (chain.good()?, key.good()?);
         let (key, key_kind) = private?;
         if certificates.is_empty() {
             return None;
@@ -166,18 +166,26 @@ impl Check<'_> {
             ocsp,
             chain_path: self.path(path),
         };
-        self.judge(&files, [chain_at, key_at, names_at]);
+        self.judge(&files, &self.path(key_path), [chain_at, key_at, names_at]);
         Some(files)
     }
 
     /// What `tls` says of an identity, at the key that it is about.
-    fn judge(&mut self, files: &IdentityFiles, [chain_at, key_at, names_at]: [&At; 3]) {
+    fn judge(
+        &mut self,
+        files: &IdentityFiles,
+        key_path: &Path,
+        [chain_at, key_at, names_at]: [&At; 3],
+    ) {
         let now = u64::try_from(self.host.unix_time).unwrap_or(0);
         match identity::examine(files, now) {
             Err(faults) => {
-                for fault in faults {
+                for mut fault in faults {
                     let at = match fault.kind {
-                        IdentityFaultKind::KeyUnreadable | IdentityFaultKind::KeyMismatch => key_at,
+                        IdentityFaultKind::KeyUnreadable | IdentityFaultKind::KeyMismatch => {
+                            fault.path = key_path.to_owned();
+                            key_at
+                        }
                         IdentityFaultKind::NameNotCovered { .. } => names_at,
                         _ => chain_at,
                     };
