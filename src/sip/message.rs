@@ -94,23 +94,16 @@ pub(super) struct Index {
     pub headers: SmallVec<[Header; INLINE_HEADERS]>,
     /// For each name the place of its first header plus one; 0: none.
     pub first: [u16; Name::COUNT],
-    /// The names that more than one header has, a bit for each.
-    pub repeated: u64,
 }
 
-const _: () = assert!(Name::COUNT <= 64);
-
 impl Index {
-    /// Fills `first`, which is empty, and `repeated`.
+    /// Fills `first`, which is empty.
     pub fn locate(&mut self) {
         let mut place = self.headers.len() as u16;
-        let mut repeated = 0;
         for header in self.headers.iter().rev() {
-            let later = std::mem::replace(&mut self.first[header.name as usize], place);
-            repeated |= u64::from(later != 0) << header.name as u32;
+            self.first[header.name as usize] = place;
             place -= 1;
         }
-        self.repeated = repeated;
     }
 
     /// Forgets all headers but the first `count`.

@@ -28,7 +28,7 @@ impl Head {
         Head {
             len: 0,
             start: StartLine::default(),
-            index: Index { headers: SmallVec::new(), first: [0; Name::COUNT], repeated: 0 },
+            index: Index { headers: SmallVec::new(), first: [0; Name::COUNT] },
             body: Ok(0),
         }
     }

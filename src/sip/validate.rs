@@ -12,6 +12,8 @@ const fn bit(name: Name) -> u64 {
     1 << name as u64
 }
 
+const _: () = assert!(Name::COUNT <= 64);
+
 /// Headers that are read here and may come once.
 const SINGLE: u64 =
     bit(Name::From) | bit(Name::To) | bit(Name::CallId) | bit(Name::CSeq) | bit(Name::MaxForwards);
@@ -186,28 +188,45 @@ impl<'a> Message<'a> {
 
     /// What must come once does, and nothing comes more often than the limits allow.
     fn validate_counts(&self) -> Result<(), Fault> {
-        if self.index().repeated & SINGLE != 0 {
+        let (mut seen, mut repeated) = (0, 0);
+        for header in self.headers() {
+            let bit = bit(header.name);
+            repeated |= seen & bit;
+            seen |= bit;
+        }
+        if repeated & SINGLE != 0 {
             return Err(self.repeated());
         }
         let counts = self.counts();
         let routes = (counts.routes, FaultKind::RoutesMany);
-        self.validate_lines(Name::Via, VIA_BYTES, Some((counts.vias, FaultKind::ViasMany)))?;
-        self.validate_lines(Name::Route, URI_BYTES, Some(routes))?;
+        self.validate_lines(
+            repeated,
+            Name::Via,
+            VIA_BYTES,
+            Some((counts.vias, FaultKind::ViasMany)),
+        )?;
+        self.validate_lines(repeated, Name::Route, URI_BYTES, Some(routes))?;
         // A registrar's 200 lists every binding: only requests are bounded.
         let contacts = (counts.contacts, FaultKind::ContactsMany);
-        self.validate_lines(Name::Contact, URI_BYTES, self.is_request().then_some(contacts))?;
-        self.validate_lines(Name::RecordRoute, URI_BYTES, Some(routes))?;
+        self.validate_lines(
+            repeated,
+            Name::Contact,
+            URI_BYTES,
+            self.is_request().then_some(contacts),
+        )?;
+        self.validate_lines(repeated, Name::RecordRoute, URI_BYTES, Some(routes))?;
         for name in [Name::From, Name::To, Name::Path] {
-            self.validate_lines(name, URI_BYTES, None)?;
+            self.validate_lines(repeated, name, URI_BYTES, None)?;
         }
         Ok(())
     }
 
     /// The limits on values and parameters of all lines of one name, whose shortest value, comma and all, takes
-    /// `value_bytes`.
+    /// `value_bytes`. `repeated`: names that more than one line has.
     #[inline]
     fn validate_lines(
         &self,
+        repeated: u64,
         name: Name,
         value_bytes: u32,
         values: Option<(u32, FaultKind)>,
@@ -215,7 +234,7 @@ impl<'a> Message<'a> {
         let Some(first) = self.first(name) else { return Ok(()) };
         let mut bytes = first.line().len();
         let mut longest = bytes;
-        if self.index().repeated & bit(name) != 0 {
+        if repeated & bit(name) != 0 {
             for (_, header) in self.rows(name).skip(1) {
                 bytes += header.line().len();
                 longest = longest.max(header.line().len());
