@@ -200,7 +200,7 @@ fn each_transport_and_family_carries_each_kind_of_transaction() {
 fn connections_are_what_handshake_churn_and_idle_are_about() {
     let backend = Backend::start();
     for place in [0, 1] {
-        for scenario in ["handshake", "churn"] {
+        for scenario in ["handshake", "churn", "storm"] {
             let run = backend.json(place, &["--scenario", scenario, "--duration", "1s"]);
             assert!(run["operations"].as_u64().unwrap() > 8, "{scenario}: {run}");
         }
@@ -314,6 +314,10 @@ fn wrong_words_are_answered_with_the_right_ones() {
         (&["tls:127.0.0.1:5061"], "--insecure"),
         (&["tcp:127.0.0.1:1", "--scenario", "jump"], "options, register"),
         (&["tcp:127.0.0.1:1", "--scenario", "churn", "--outstanding", "2"], "--connections"),
+        (
+            &["tcp:127.0.0.1:1", "--scenario", "storm", "--rate", "2"],
+            "--rate does not go with storm",
+        ),
         (&["tcp:127.0.0.1:1", "--message-bytes", "10"], "from "),
         (&["tcp:127.0.0.1:1", "--uri", "tel:1"], "no SIP URI"),
         (&["tcp:127.0.0.1:1", "--rate", "0"], "above 0"),

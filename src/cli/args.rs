@@ -96,10 +96,10 @@ pub struct LoadArgs {
     pub target: String,
     /// What each client does: options, register (one user for each connection, renewed), message, call (INVITE, 180,
     /// 200, ACK, BYE, 200), handshake (dial, TLS, CRLF ping, reset), idle (hold connections), churn (dial, TLS, one
-    /// OPTIONS, close).
+    /// OPTIONS, close), storm (all dial at once and register, again and again).
     #[arg(long, value_name = "NAME", default_value = "options")]
     pub scenario: String,
-    /// Connections, over all workers; for handshake and churn the most at once.
+    /// Connections, over all workers; for handshake and churn the most at once, for storm all at once.
     #[arg(long, value_name = "N", default_value_t = 64)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections: u32,

@@ -205,6 +205,11 @@ fn parts(args: &LoadArgs) -> Result<Vec<Part>, Report> {
             scenario.name()
         ));
     }
+    if scenario == Scenario::Storm && args.rate.is_some() {
+        return Err(miette!(
+            "--rate does not go with storm: all dial at once, as often as they can"
+        ));
+    }
     if u32::from(args.workers) > args.connections {
         return Err(miette!("{} workers need as many connections", args.workers));
     }

@@ -107,6 +107,8 @@ struct Client {
     failures: u32,
     /// Has come through or failed once.
     settled: bool,
+    /// In a storm: has neither come through nor failed yet.
+    storming: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -147,6 +149,8 @@ pub struct Crowd {
     /// Clients that may dial when others have come through.
     to_dial: VecDeque<u32>,
     dialling: u32,
+    /// How many clients of the storm under way have neither come through nor failed.
+    storming: u32,
     /// How many clients have come through or failed once.
     settled: u32,
     operations: Vec<Operation>,
@@ -180,6 +184,7 @@ impl Crowd {
             serial: 0,
             failures: 0,
             settled: false,
+            storming: false,
         };
         let operation = Operation {
             generation: 0,
@@ -198,6 +203,7 @@ impl Crowd {
             open: Vec::with_capacity(connections as usize),
             to_dial: if gathers { (0..connections).collect() } else { VecDeque::new() },
             dialling: 0,
+            storming: 0,
             settled: 0,
             operations: vec![operation; operations as usize],
             free: (0..operations).rev().collect(),
@@ -271,6 +277,8 @@ impl Crowd {
         self.window = (self.phase_end, self.phase_end + self.plan.duration);
         if let Load::Open { per_second } = self.plan.load {
             self.arrivals = Some(Arrivals { begin: now, per_second, count: 0 });
+        } else if self.plan.scenario == Scenario::Storm {
+            self.begin_storm(now);
         } else if self.plan.scenario.dials_each_time() {
             (0..self.clients.len() as u32).for_each(|client| self.await_turn(client, now));
             self.dial_waiting(now);
@@ -416,6 +424,9 @@ impl Crowd {
             Err(fault) => self.tally.fault(fault),
         }
         let client = operation.client;
+        if self.plan.scenario == Scenario::Storm {
+            return self.through_storm(client);
+        }
         if self.plan.scenario.dials_each_time() {
             if let Some(conn) = self.clients[client as usize].conn {
                 self.leave(client, conn, false);

@@ -21,10 +21,13 @@ pub enum Scenario {
     Idle,
     /// Dial, shake hands, one OPTIONS, close.
     Churn,
+    /// All dial at the same moment, shake hands and register, as phones do when power comes back; when the last has come
+    /// through, all reset, and the next storm begins.
+    Storm,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 7] = [
+    pub const ALL: [Scenario; 8] = [
         Scenario::Options,
         Scenario::Register,
         Scenario::Message,
@@ -32,6 +35,7 @@ impl Scenario {
         Scenario::Handshake,
         Scenario::Idle,
         Scenario::Churn,
+        Scenario::Storm,
     ];
 
     /// The name on the command line.
@@ -44,6 +48,7 @@ impl Scenario {
             Scenario::Handshake => "handshake",
             Scenario::Idle => "idle",
             Scenario::Churn => "churn",
+            Scenario::Storm => "storm",
         }
     }
 
@@ -53,7 +58,7 @@ impl Scenario {
 
     /// Whether each operation has a connection of its own.
     pub const fn dials_each_time(self) -> bool {
-        matches!(self, Scenario::Handshake | Scenario::Churn)
+        matches!(self, Scenario::Handshake | Scenario::Churn | Scenario::Storm)
     }
 }
 
@@ -251,7 +256,7 @@ impl Script {
 fn first_request(theme: &Theme<'_>, room: usize) -> String {
     let Theme { uri, transport, .. } = theme;
     let (method, contact) = match theme.scenario {
-        Scenario::Register => ("REGISTER", true),
+        Scenario::Register | Scenario::Storm => ("REGISTER", true),
         Scenario::Message => ("MESSAGE", false),
         Scenario::Call => ("INVITE", true),
         _ => ("OPTIONS", false),
@@ -260,7 +265,7 @@ fn first_request(theme: &Theme<'_>, room: usize) -> String {
         .rsplit_once('@')
         .map_or_else(|| uri.split_once(':').map_or(*uri, |(_, host)| host), |(_, host)| host);
     let own = format!("sip:load-{{c}}@{host}");
-    let register = theme.scenario == Scenario::Register;
+    let register = matches!(theme.scenario, Scenario::Register | Scenario::Storm);
     let target = if register { format!("sip:{host}") } else { (*uri).to_owned() };
     let to = if register { own.as_str() } else { uri };
     let (call_id, cseq) = if register { ("r{c}", "{s}") } else { ("{k}", "1") };

@@ -73,8 +73,8 @@ fn every_scenario_runs_without_an_error_over_tcp_and_tls_in_pieces_of_any_size()
             assert!(tally.completed_ever > tally.completed, "{what}");
             // Nothing is faster than there and back; a call is two of them, with TLS a connection three.
             let rounds = match (scenario, secure) {
-                (Scenario::Call, _) | (Scenario::Handshake | Scenario::Churn, false) => 4,
-                (Scenario::Handshake | Scenario::Churn, true) => 6,
+                (Scenario::Call, _) => 4,
+                (scenario, secure) if scenario.dials_each_time() => 4 + 2 * u64::from(secure),
                 _ => 2,
             };
             let fastest = tally.histogram(Measure::Operation).min();
@@ -113,6 +113,20 @@ fn a_stall_of_the_server_is_in_the_latency_of_all_who_came_meanwhile() {
     assert_eq!(operations.len(), 1000);
     let slow = operations.count_between(1_000_000, 25_000_000);
     assert!((150..=210).contains(&slow), "{slow} of the 200 that were due in the stall");
+}
+
+#[test]
+fn a_storm_brings_everybody_back_before_the_next_begins() {
+    let (server, client) = sides(true);
+    let load = Load::Closed { outstanding: 1 };
+    let mut wire = join(plan(Scenario::Storm, load, Some(client)), Some(server), 4096);
+    let tally = run(&mut wire, Duration::from_secs(5));
+    assert_eq!((tally.phase, tally.errors_total()), (Phase::Done, 0), "{tally:?}");
+    // Five clients: whole storms alone, each of which took three times there and back.
+    assert_eq!(tally.completed_ever % 5, 0, "{tally:?}");
+    assert!(tally.completed_ever >= 10 * 5, "{tally:?}");
+    let [full, resumed] = tally.handshakes;
+    assert_eq!((full + resumed, full <= 5), (tally.completed_ever, true), "{full} {resumed}");
 }
 
 #[test]

@@ -16,7 +16,12 @@ impl Crowd {
     }
 
     pub(super) fn dial_waiting(&mut self, now: Instant) {
-        while self.dialling < self.plan.dials
+        let at_once = match self.plan.scenario {
+            // Whether the listener's backlog holds is what a storm is about.
+            Scenario::Storm => u32::MAX,
+            _ => self.plan.dials,
+        };
+        while self.dialling < at_once
             && let Some(client) = self.to_dial.pop_front()
         {
             self.dial(client, now, now);
@@ -55,6 +60,10 @@ impl Crowd {
         entry.failures += 1;
         self.settle(client);
         self.deadlines.clear(client);
+        if self.plan.scenario == Scenario::Storm {
+            self.through_storm(client);
+            return self.storm_again(now);
+        }
         let by_arrival = self.plan.scenario.dials_each_time() && self.arrivals.is_some();
         if self.phase < Phase::Ending && !by_arrival {
             self.deadlines.set(client, now + pause);
@@ -111,7 +120,7 @@ impl Crowd {
                 self.deadlines.set(client, now + self.plan.timeout);
                 self.streams.send(conn, [&b"\r\n\r\n"[..]].into_iter());
             }
-            Scenario::Churn => {
+            Scenario::Churn | Scenario::Storm => {
                 let intended = self.clients[client as usize].intended;
                 self.begin(client, intended);
             }
@@ -140,6 +149,39 @@ impl Crowd {
     pub(super) fn leave_badly(&mut self, client: u32, conn: ConnId, abort: bool) {
         self.leave(client, conn, abort);
         self.clients[client as usize].failures += 1;
+    }
+
+    /// Everybody dials at this moment.
+    pub(super) fn begin_storm(&mut self, now: Instant) {
+        self.storming = self.clients.len() as u32;
+        for client in 0..self.storming {
+            self.clients[client as usize].storming = true;
+            self.await_turn(client, now);
+        }
+        self.dial_waiting(now);
+    }
+
+    /// A client has come through the storm, or has failed in it; after the last of them all leave.
+    pub(super) fn through_storm(&mut self, client: u32) {
+        if !std::mem::take(&mut self.clients[client as usize].storming) {
+            return;
+        }
+        self.storming -= 1;
+        while self.storming == 0
+            && let Some(last) = self.open.last().copied()
+        {
+            let conn = self.clients[last as usize].conn.expect("an open client has a connection");
+            // A reset: thousands of ports would wait for a minute otherwise.
+            self.leave(last, conn, true);
+        }
+    }
+
+    /// The next storm begins when nobody is left of the one before.
+    fn storm_again(&mut self, now: Instant) {
+        let calm = self.storming == 0 && self.streams.live() == 0;
+        if calm && self.to_dial.is_empty() && self.is_working() {
+            self.begin_storm(now);
+        }
     }
 
     fn no_longer_open(&mut self, client: u32) {
@@ -199,6 +241,9 @@ impl Crowd {
             return self.go_away(client, now);
         }
         (entry.conn, entry.phase) = (None, ClientPhase::Away);
+        if self.plan.scenario == Scenario::Storm {
+            return self.storm_again(now);
+        }
         if self.is_working() && self.arrivals.is_none() {
             self.await_turn(client, now);
             self.dial_waiting(now);
