@@ -154,6 +154,7 @@ fn the_named_address_is_the_peer_everywhere() {
     });
 }
 
+/// PP-a
 #[test]
 fn nobody_comes_in_without_a_good_header_from_a_listed_proxy() {
     alone("nobody_comes_in_without_a_good_header_from_a_listed_proxy", || {

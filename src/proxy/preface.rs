@@ -128,6 +128,7 @@ mod tests {
         }
     }
 
+    /// PP-b
     #[test]
     fn headers_of_both_versions_name_the_peer() {
         let four = |text: &str| Ok(Some(text.to_owned()));
@@ -157,6 +158,7 @@ mod tests {
         assert_eq!(named(&two(0x21, 0x31, &[7; 216])), Ok(None));
     }
 
+    /// PP-b
     #[test]
     fn everything_else_is_refused_by_name() {
         use Closed::{ProxyHeaderBad as Bad, ProxyHeaderMissing as Missing, ProxyHeaderTooLong};
