@@ -189,14 +189,10 @@ impl Core {
                 if self.keeps_state(cx, source, keys, backend) {
                     return self.begin(cx, source, message, keys, routed);
                 }
-                let peer = cx.settings.backends()[backend].peer;
-                let dialog = (source.flow, peer);
-                match self.forward(cx, source, message, keys, routed, conn, peer, dialog) {
-                    Ok(()) => self.counters.backends[backend][Outcome::Sent as usize] += 1,
-                    Err(answer) => {
-                        self.counters.backends[backend][Outcome::Refused as usize] += 1;
-                        self.answer(cx, source, message, answer);
-                    }
+                let sent =
+                    self.forward_to_backend(cx, source, message, keys, routed, (backend, conn));
+                if let Err(answer) = sent {
+                    self.answer(cx, source, message, answer);
                 }
             }
             Target::Flow(flow) if flow.worker != self.worker => {
@@ -217,6 +213,24 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Forwards to a backend and counts what came of it there.
+    pub(super) fn forward_to_backend(
+        &mut self,
+        cx: Context<'_>,
+        source: &Source,
+        message: &Message<'_>,
+        keys: &Keys<'_>,
+        routed: &Routed<'_>,
+        (backend, conn): (usize, ConnId),
+    ) -> Result<(), Answer> {
+        let peer = cx.settings.backends()[backend].peer;
+        let dialog = (source.flow, peer);
+        let sent = self.forward(cx, source, message, keys, routed, conn, peer, dialog);
+        let outcome = if sent.is_ok() { Outcome::Sent } else { Outcome::Refused };
+        self.counters.backends[backend][outcome as usize] += 1;
+        sent
     }
 
     /// Edits the request and queues it for `conn`; or how it is to be answered instead.

@@ -15,7 +15,7 @@ use crate::base::time::Duration;
 use crate::config::snapshot::{Pool, WhenFull};
 use crate::sip::hop::hop_by_hop;
 use crate::sip::{Message, Method, Patch, ResponseParts, Start};
-use crate::telemetry::counter::{Ended, Outcome, Refused, Retry};
+use crate::telemetry::counter::{Ended, Refused, Retry};
 
 use super::connection::Source;
 use super::forward::{self, Way};
@@ -100,17 +100,9 @@ impl Core {
         if cx.settings.snapshot.limits.transactions_full == WhenFull::Refuse {
             return self.answer(cx, source, message, full);
         }
-        let peer = cx.settings.backends()[backend].peer;
-        let dialog = (source.flow, peer);
-        match self.forward(cx, source, message, keys, routed, conn, peer, dialog) {
-            Ok(()) => {
-                self.counters.stateless += 1;
-                self.counters.backends[backend][Outcome::Sent as usize] += 1;
-            }
-            Err(answer) => {
-                self.counters.backends[backend][Outcome::Refused as usize] += 1;
-                self.answer(cx, source, message, answer);
-            }
+        match self.forward_to_backend(cx, source, message, keys, routed, (backend, conn)) {
+            Ok(()) => self.counters.stateless += 1,
+            Err(answer) => self.answer(cx, source, message, answer),
         }
     }
 
@@ -149,13 +141,7 @@ impl Core {
             return Err(LOST);
         };
         let keys = Keys { attempt: Some(number as u8), ..*keys };
-        let dialog = (source.flow, peer);
-        let sent = self.forward(cx, source, message, &keys, routed, conn, peer, dialog);
-        let outcome = match &sent {
-            Ok(()) => Outcome::Sent,
-            Err(_) => Outcome::Refused,
-        };
-        self.counters.backends[backend][outcome as usize] += 1;
+        let sent = self.forward_to_backend(cx, source, message, &keys, routed, (backend, conn));
         match sent {
             Ok(()) => self.watch(cx, id),
             Err(_) => self.transactions.end_attempt(id, number),
