@@ -511,6 +511,10 @@ pub fn patch(data: &[u8]) {
         assert_eq!(patch.len(), expected.len());
         assert!(patch.len_max() >= expected.len());
         assert!(patch.pieces().all(|piece| !piece.is_empty()));
+        let mut folded = Vec::new();
+        patch.write_into(&mut |piece| folded.extend_from_slice(piece));
+        let stepped: Vec<u8> = patch.pieces().flat_map(|piece| piece.iter().copied()).collect();
+        assert_eq!(folded, stepped, "one by one and in one loop");
         patch.pieces().flatten().copied().collect::<Vec<u8>>()
     });
     assert_eq!(edited, Some(expected));
